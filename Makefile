@@ -1,0 +1,110 @@
+# Every target makes the environment that it needs, once; a second call is quick. `make` alone lists the targets.
+# ARGS is handed to the command that a target runs: make test ARGS="-k manifest", make serve ARGS="--port 9000".
+
+# Candidates for making the environments; the first that is Python 3.11 or newer does. `make PYTHON=/path/to/python3.12`.
+PYTHON ?= python3 python3.13 python3.12 python3.11
+TASK ?= image_classification
+SCENARIO ?= locustfile
+ARGS ?=
+UV := uv==0.13.8
+
+SERVE := .venv/serve/bin
+DEV := .venv/dev/bin
+LOADTEST := .venv/loadtest/bin
+LOCK := .venv/lock/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test coverage check train export loadtest image chart test-emulated lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+serve: $(SERVE)/.ready ## serve models/ on 127.0.0.1:8000 (INFERD_HOST, INFERD_PORT)
+	$(SERVE)/inferd serve $(ARGS)
+
+test: $(DEV)/.ready ## run every test (with INFERD_DATA_DIR those on real data too)
+	$(DEV)/python -m pytest $(ARGS)
+
+coverage: $(DEV)/.ready ## run every test, and list the lines and branches that none reaches
+	$(DEV)/python -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+check: $(DEV)/.ready ## lint, formatting, types, import rules
+	$(DEV)/ruff check .
+	$(DEV)/ruff format --check .
+	$(DEV)/mypy
+	$(DEV)/lint-imports
+
+train: $(DEV)/.ready ## train a TASK (image_classification); a run that was cut off goes on
+	$(DEV)/python -m training $(TASK) train $(ARGS)
+
+export: $(DEV)/.ready ## turn the trained TASK into a bundle under models/
+	$(DEV)/python -m training $(TASK) export $(ARGS)
+
+loadtest: $(LOADTEST)/.ready ## put load on a running server: loadtests/SCENARIO.py (locustfile)
+	$(LOADTEST)/locust --headless --locustfile loadtests/$(SCENARIO).py $(ARGS)
+
+image: ## build the container image inferd
+	@test -f Dockerfile || { echo "make image: there is no Dockerfile here yet; it comes with the container image" >&2; exit 1; }
+	docker build --tag inferd .
+
+chart: ## lint the Helm chart
+	@test -d helm/inferd || { echo "make chart: there is no helm/inferd here yet; it comes with the Helm chart" >&2; exit 1; }
+	helm lint helm/inferd
+
+# An x86-64 CPU with AVX2 and no VNNI: int8 arithmetic saturates there where a newer CPU's doesn't.
+test-emulated: $(SERVE)/.ready ## replay the shipped bundles on an emulated older CPU (Debian's qemu-user)
+	@$(require_qemu)
+	qemu-x86_64 -cpu Haswell-noTSX $(SERVE)/python -m service.cli verify $(ARGS)
+
+lock: $(LOCK)/.ready ## remake requirements/ from pyproject.toml (newest of all: ARGS=--upgrade)
+	echo setuptools | $(compile) --generate-hashes - --output-file requirements/build.txt
+	$(compile) --generate-hashes pyproject.toml --extra cpu --output-file requirements/serve.txt
+	$(compile) --generate-hashes pyproject.toml --extra gpu --output-file requirements/serve-gpu.txt
+	$(compile) pyproject.toml --extra cpu --extra training --extra dev --constraints requirements/serve.txt \
+	  --excludes requirements/unlocked.in --output-file requirements/test.txt
+	$(compile) pyproject.toml --extra loadtest --constraints requirements/serve.txt --output-file requirements/loadtest.txt
+
+clean: ## remove the environments, caches and build products
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov
+	find service training tests loadtests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# The environments. Each .ready is a stamp: newer than what it was made from, it stands for the whole environment.
+
+$(SERVE)/.ready: requirements/serve.txt requirements/build.txt pyproject.toml
+	$(call environment,serve,--require-hashes -r requirements/serve.txt -r requirements/build.txt,inferd)
+
+$(DEV)/.ready: requirements/test.txt pyproject.toml
+	$(call environment,dev,-r requirements/test.txt,inferd)
+
+$(LOADTEST)/.ready: requirements/loadtest.txt
+	$(call environment,loadtest,-r requirements/loadtest.txt)
+
+$(LOCK)/.ready: Makefile
+	$(call environment,lock,$(UV))
+
+# $(call environment,NAME,ARGUMENTS FOR PIP,inferd or nothing): makes or mends .venv/NAME, and puts this checkout into it
+# as an editable package if asked to. Where flock exists, a second make that wants the same environment waits for the first.
+define environment
+@mkdir -p .venv; exec 9>.venv/$(1).lock; flock 9 2>/dev/null || true; \
+set -e; echo "making .venv/$(1) with $(python)"; \
+$(python) -m venv .venv/$(1); \
+.venv/$(1)/bin/python -m pip install -qq --disable-pip-version-check $(2); \
+$(if $(3),.venv/$(1)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .;) \
+touch $@
+endef
+
+usable = $(shell $(1) -c 'import sys; sys.version_info >= (3, 11) and print("$(1)")' 2>/dev/null)
+python = $(or $(firstword $(foreach candidate,$(PYTHON),$(call usable,$(candidate)))),$(error inferd needs Python 3.11 \
+  or newer, and found none as: $(PYTHON). Name one with "make PYTHON=/path/to/python3.12"))
+
+# One lock for Python 3.11 and newer on every platform, and one version of a package in it.
+compile = $(LOCK)/uv --no-config pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
+  --custom-compile-command "make lock" $(ARGS)
+
+define require_qemu
+command -v qemu-x86_64 >/dev/null || { \
+  test "$$(id -u)" = 0 && command -v apt-get >/dev/null || { \
+    echo "make test-emulated: needs qemu-x86_64 (Debian's package qemu-user)" >&2; exit 1; }; \
+  apt-get -o DPkg::Lock::Timeout=300 update -qq && \
+  DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends qemu-user >/dev/null; }
+endef

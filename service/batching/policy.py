@@ -1,0 +1,195 @@
+"""What may wait and what runs next, decided purely.
+
+These functions see numbers (rows, times, limits) and return decisions; they read no clock, touch no event loop and
+keep nothing between calls, so that every rule of the queue can be tested without one. The rules are:
+
+- The queue is bounded by the *predicted* wait, because a row count says nothing about how long a model takes.
+- There is no artificial delay: when the runtime is idle and something waits, something runs.
+- First come, first served: a batch is a prefix of what waits, so that nobody starves behind smaller requests.
+- What can't meet its deadline isn't run: its caller has gone, and others wait.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from dataclasses import dataclass
+from itertools import pairwise
+from operator import itemgetter
+from typing import TYPE_CHECKING, Final, Literal
+
+from service.errors import BadInput, Overloaded, TooLarge
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+
+SHORTEST_RETRY_S: Final = 0.001
+
+Cause = Literal["full", "idle", "deadline"]
+"""Why a batch ended where it did; see `next_batch`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyProfile:
+    """How long one run takes, as measured at a few batch sizes.
+
+    Args:
+        points: pairs of (rows, seconds), by rising number of rows.
+    """
+
+    points: tuple[tuple[int, float], ...]
+
+    def __post_init__(self) -> None:
+        sizes = [rows for rows, _ in self.points]
+        if not sizes or sizes[0] < 1 or any(low >= high for low, high in pairwise(sizes)):
+            raise ValueError(f"a latency profile needs rising batch sizes from 1 on, not {sizes}")
+        if not all(0 < seconds < math.inf for _, seconds in self.points):
+            raise ValueError("a latency profile needs positive, finite seconds")
+
+    def seconds(self, rows: int) -> float:
+        """Predict a run's time: between two points on their line, past the last one in proportion to the rows."""
+        above = bisect_left(self.points, rows, key=itemgetter(0))
+        if above == 0:
+            return self.points[0][1]
+        low_rows, low_s = self.points[above - 1]
+        if above == len(self.points):
+            return low_s * rows / low_rows
+        high_rows, high_s = self.points[above]
+        return low_s + (high_s - low_s) * (rows - low_rows) / (high_rows - low_rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much may run at once and how much may wait.
+
+    Args:
+        max_batch_rows: rows in one run, and so in one request.
+        max_queue_rows: rows that may wait, whatever the prediction says; at least one batch.
+        max_queue_s: the longest predicted wait of a new request.
+    """
+
+    max_batch_rows: int
+    max_queue_rows: int
+    max_queue_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_batch_rows <= self.max_queue_rows:
+            raise ValueError("limits need 1 <= max_batch_rows <= max_queue_rows")
+        if not self.max_queue_s > 0:
+            raise ValueError("limits need max_queue_s > 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A queued request as the policy sees it.
+
+    Args:
+        rows: how many rows it adds to a batch.
+        enqueued_at: when it was accepted.
+        deadline: when its answer becomes worthless, on the same clock, if ever.
+        layout: what must be equal within a batch (names, dtypes and shapes of the rows).
+    """
+
+    rows: int
+    enqueued_at: float
+    deadline: float | None = None
+    layout: Hashable = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Indices into what waited: which can't be met any more, and which run now, in order."""
+
+    expired: tuple[int, ...]
+    take: tuple[int, ...]
+    cause: Cause
+
+
+def admit(rows: int, queued_rows: int, running_s_left: float, profile: LatencyProfile, limits: Limits) -> None:
+    """Return if a new request may wait, and raise if not.
+
+    An empty queue takes any request that fits a batch, or a model slower than `max_queue_s` could never be called.
+    The prediction counts rows as if batches packed tightly.
+
+    Args:
+        rows: rows of the new request.
+        queued_rows: rows that wait already, those in flight not counted.
+        running_s_left: predicted seconds until the runtime is idle.
+        profile: the model's measured times.
+        limits: what is allowed.
+
+    Raises:
+        BadInput: the request has no rows.
+        TooLarge: the request alone passes `max_batch_rows`.
+        Overloaded: the queue is too long, by count or by predicted wait.
+    """
+    most = limits.max_batch_rows
+    if rows < 1:
+        raise BadInput("a request needs at least one row")
+    if rows > most:
+        raise TooLarge(f"a request may have at most {most} rows; this one has {rows}")
+    if queued_rows == 0:
+        return
+
+    full_batch_s = profile.seconds(most)
+    full_batches, rest = divmod(queued_rows, most)
+    wait_s = running_s_left + full_batches * full_batch_s
+    if rest + rows > most:
+        wait_s += profile.seconds(rest)
+
+    def seconds_until_started(first_rows: int) -> float:
+        return running_s_left + (first_rows - 1) // most * full_batch_s
+
+    rows_over = queued_rows + rows - limits.max_queue_rows
+    wait_over_s = wait_s - limits.max_queue_s
+    if rows_over > 0:
+        message = f"the queue is full: {queued_rows} rows wait, and {limits.max_queue_rows} may"
+        fits_after_s = max(seconds_until_started(rows_over), wait_over_s)
+    elif wait_over_s > 0:
+        message = f"the queue is full: the predicted wait is {wait_s:.3g} s, and may be {limits.max_queue_s:.3g} s"
+        fits_after_s = wait_over_s
+    else:
+        return
+    # An empty queue admits, so the request fits then at the latest.
+    fits_after_s = min(fits_after_s, seconds_until_started(queued_rows))
+    raise Overloaded(message, retry_after_s=max(fits_after_s, SHORTEST_RETRY_S))
+
+
+def next_batch(waiting: Sequence[Waiting], now: float, profile: LatencyProfile, limits: Limits) -> Decision:
+    """Choose what an idle runtime does next.
+
+    `expired` are those that would be late even if each ran alone at once. `take` is the longest run of the others,
+    from the oldest on, that fits one batch and meets every deadline in it; it is empty only if nothing else waits.
+    The cause is "full" if nothing more of what waits fits, "deadline" if one more would make a deadline in the batch
+    late, and "idle" if all that waited was taken.
+
+    Args:
+        waiting: what waits, oldest first, each of it admitted.
+        now: the time on the clock of the deadlines.
+        profile: the model's measured times.
+        limits: what is allowed.
+    """
+    expired: list[int] = []
+    take: list[int] = []
+    cause: Cause | None = None  # set when the batch stops growing
+    rows = 0
+    earliest_deadline = math.inf
+    layout: Hashable = None
+    for index, request in enumerate(waiting):
+        deadline = request.deadline
+        if deadline is not None and now + profile.seconds(request.rows) > deadline:
+            expired.append(index)
+        elif cause is None:
+            grown = rows + request.rows
+            if deadline is not None:
+                earliest_deadline = min(earliest_deadline, deadline)
+            if grown > limits.max_batch_rows or (take and request.layout != layout):
+                cause = "full"
+            elif now + profile.seconds(grown) > earliest_deadline:
+                cause = "deadline"
+            else:
+                take.append(index)
+                rows, layout = grown, request.layout
+    if cause is None:
+        cause = "full" if rows == limits.max_batch_rows else "idle"
+    return Decision(tuple(expired), tuple(take), cause)

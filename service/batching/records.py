@@ -1,0 +1,43 @@
+"""What a batcher hands out: an answer to each caller, a report of each batch, a snapshot of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from service.batching.arrays import Arrays
+    from service.batching.policy import Cause
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request gets; `queue_s` and `compute_s` (from dispatch to result) add up to its time in the batcher."""
+
+    outputs: Arrays
+    queue_s: float
+    compute_s: float
+    batch_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """One finished batch, for metrics."""
+
+    cause: Cause
+    rows: int
+    requests: int
+    compute_s: float
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BatcherStatistics:
+    """The state of a batcher at one moment; `batches`, `failed_batches` and `rows` count finished runs."""
+
+    queued_requests: int
+    queued_rows: int
+    running_rows: int
+    batches: int
+    failed_batches: int
+    rows: int

@@ -1,0 +1,100 @@
+"""Every error that inferd raises on purpose, as one small tree.
+
+InferdError
+├── BadInput            the caller's request is wrong, and says how
+│   ├── TooLarge        ... because it passes a limit, which the message names
+│   └── Unsupported     ... because this build or model has no such ability
+├── NotFound            no such model, version or route
+├── NotReady            the model is known but can't answer now (loading, refused, draining)
+├── Overloaded          the queue is full; try again after `retry_after_s`
+├── DeadlineExceeded    the caller's deadline passed before the model ran
+├── Cancelled           the caller went away before the answer
+├── RuntimeFailure      the model itself failed on a well-formed request
+└── BundleRefused       a model folder that must not be served, with file and reason
+
+The tree knows no protocol: `service.protocols.errors` maps each class to a status and a body. `reason` is what
+metrics and logs call an error of that class.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class InferdError(Exception):
+    """The root: its text is meant for the person who caused or has to mend it."""
+
+    reason: ClassVar[str] = "runtime"
+
+
+class BadInput(InferdError):
+    """The request is wrong; the message says what was wrong and what is allowed."""
+
+    reason = "invalid"
+
+
+class TooLarge(BadInput):
+    """The request passes a limit; the message names the limit."""
+
+
+class Unsupported(BadInput):
+    """The request is of a kind (media type, datatype, ...) that can't be served."""
+
+
+class NotFound(InferdError):
+    """There is no such model or version."""
+
+    reason = "not_found"
+
+
+class NotReady(InferdError):
+    """The model is known, but can't answer now."""
+
+    reason = "not_ready"
+
+
+class Overloaded(InferdError):
+    """The queue is full.
+
+    Args:
+        message: what was full and what its limit is.
+        retry_after_s: seconds after which a new try may succeed.
+    """
+
+    reason = "overloaded"
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(InferdError):
+    """The caller's deadline passed, or would pass, before the model could answer; it did not run."""
+
+    reason = "deadline"
+
+
+class Cancelled(InferdError):
+    """The caller went away; nobody reads the answer."""
+
+    reason = "cancelled"
+
+
+class RuntimeFailure(InferdError):
+    """The model failed while it ran."""
+
+
+class BundleRefused(InferdError):
+    """A model folder can't be served.
+
+    Args:
+        file: the file at fault, as a path inside the bundle folder.
+        problem: what is wrong with it.
+    """
+
+    reason = "not_ready"
+
+    def __init__(self, file: str, problem: str) -> None:
+        super().__init__(f"{file}: {problem}")
+        self.file = file
+        self.problem = problem

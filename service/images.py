@@ -1,0 +1,138 @@
+"""From the bytes of a picture to the numbers that a network takes: one implementation, for service and training.
+
+What must happen is written in the manifest (`ImagePreprocessing`). Nothing here guesses: a picture is inverted only
+when the manifest or the request says so.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from service.errors import BadInput, TooLarge, Unsupported
+from service.manifest import ImagePreprocessing
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+"""What is decoded; anything else is refused before its decoder is even looked for."""
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture whose header was read and found allowed; its pixels are not decoded yet."""
+
+    image: Image.Image
+
+    @property
+    def pixels(self) -> int:
+        """Width times height."""
+        return self.image.width * self.image.height
+
+
+def open_picture(data: bytes | memoryview, *, max_pixels: int) -> Picture:
+    """Read the header of a PNG, JPEG or WebP and check it; no pixel is decoded.
+
+    Raises:
+        BadInput: `data` is empty, or the picture is animated or broken.
+        Unsupported: `data` is none of these formats.
+        TooLarge: it has more than `max_pixels` pixels.
+    """
+    if not data:
+        raise BadInput("the image is empty (0 bytes)")
+    with _pillow_errors():
+        image = Image.open(BytesIO(data), formats=FORMATS)
+    if image.width * image.height > max_pixels:
+        raise TooLarge(
+            f"the image has {image.width} x {image.height} = {image.width * image.height} pixels; "
+            f"the limit is {max_pixels} (INFERD_MAX_PIXELS)"
+        )
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise BadInput(f"the image is animated ({frames} frames); send one frame")
+    return Picture(image)
+
+
+def decode(picture: Picture, how: ImagePreprocessing, *, invert: bool | None = None) -> NDArray[np.float32]:
+    """Decode `picture` into one row of the graph's input: (1, channels, height, width), float32.
+
+    Args:
+        picture: from `open_picture`.
+        how: the manifest's preprocessing.
+        invert: turn brightness round; None = as the manifest says.
+
+    Raises:
+        BadInput: the pixels are truncated or broken.
+    """
+    return normalise(decode_pixels(picture, how, invert=invert)[None], how)
+
+
+def decode_pixels(picture: Picture, how: ImagePreprocessing, *, invert: bool | None = None) -> NDArray[np.uint8]:
+    """Decode `picture` to (channels, height, width), uint8: all that `decode` does but the normalisation."""
+    inverted = how.invert if invert is None else invert
+    # The background is meant as the network sees it: what will be inverted is laid on its opposite.
+    ground = 255 - how.background if inverted else how.background
+    with _pillow_errors():
+        ImageOps.exif_transpose(picture.image, in_place=True)
+        image = _flattened(picture.image, how.channels, ground)
+    pixels = np.asarray(_fitted(image, how, ground)).reshape(how.height, how.width, how.channels)
+    return (255 - pixels if inverted else pixels).transpose(2, 0, 1)
+
+
+def normalise(pixels: NDArray[np.uint8], how: ImagePreprocessing) -> NDArray[np.float32]:
+    """Map brightness 0..255 (N, channels, height, width) to the graph's input, a contiguous array."""
+    mean, std = (np.asarray(values, np.float32)[:, None, None] for values in (how.mean, how.std))
+    values = np.ascontiguousarray(pixels, np.float32)
+    values *= 1 / (255 * std)
+    values -= mean / std
+    return values
+
+
+def _flattened(image: Image.Image, channels: int, ground: int) -> Image.Image:
+    """Bring any mode to grey (L) or RGB: no palette, no transparency, eight bits a channel."""
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode.startswith("I"):
+        # 16-bit grey: scaled to eight bits. Pillow's own conversion clips at 255.
+        values = np.rint(np.asarray(image, np.float32) / 257).clip(0, 255)
+        image = Image.fromarray(values.astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (ground,) * 3 + (255,)), image)
+    return image if image.mode == mode else image.convert("RGB").convert(mode)
+
+
+def _fitted(image: Image.Image, how: ImagePreprocessing, ground: int) -> Image.Image:
+    size = (how.width, how.height)
+    if image.size == size:
+        return image
+    resample = _RESAMPLING[how.resample]
+    if how.fit == "stretch":
+        return image.resize(size, resample)
+    if how.fit == "crop":
+        return ImageOps.fit(image, size, resample)
+    return ImageOps.pad(image, size, resample, color=ground if how.channels == 1 else (ground,) * 3)
+
+
+@contextmanager
+def _pillow_errors() -> Iterator[None]:
+    """Translate what Pillow raises on broken pictures into errors of ours."""
+    try:
+        yield
+    except UnidentifiedImageError as error:
+        raise Unsupported(f"this is no image that can be read; allowed: {', '.join(FORMATS)}") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise TooLarge(f"the image has too many pixels ({error})") from error
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+        raise BadInput(f"the image is broken or truncated ({error})") from error

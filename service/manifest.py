@@ -1,0 +1,315 @@
+"""The contract between training and service: what `manifest.json` in a bundle folder says.
+
+A bundle is the folder `models/<name>/<version>/`. Its manifest names every other file with size and sha256, the graphs
+with their tensors, what happens to an input before the graph and to an output after it, and how good the model is and
+where it comes from. The folder gives the name and the version; the manifest does not repeat them.
+
+Models are frozen and refuse unknown keys. `schema_version` is looked at before anything else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from service.errors import BundleRefused
+
+SCHEMA_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+GOLDEN_FILE = "golden.npz"
+
+_MAX_MANIFEST_BYTES = 1_000_000
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"
+"""What a model's name (its folder's name) looks like."""
+
+Datatype = Literal[
+    "BOOL",
+    "UINT8",
+    "UINT16",
+    "UINT32",
+    "UINT64",
+    "INT8",
+    "INT16",
+    "INT32",
+    "INT64",
+    "FP16",
+    "FP32",
+    "FP64",
+    "BF16",
+    "BYTES",
+]
+"""The datatypes of the Open Inference Protocol."""
+
+
+def _inside_the_folder(name: str) -> str:
+    if not _FILE_NAME.fullmatch(name):
+        raise ValueError("a file is named by a path inside the bundle folder: letters, digits, '.', '_', '-', one '/'")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_inside_the_folder)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class _Contract(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class FileEntry(_Contract):
+    """A file of the bundle as it was written."""
+
+    sha256: Sha256
+    bytes: int = Field(ge=0)
+
+
+class Tensor(_Contract):
+    """An input or output of a graph.
+
+    Attributes:
+        name: in the graph.
+        datatype: of its elements.
+        shape: sizes; a text is a symbolic axis. The batch axis is the first, and is called `batch`.
+    """
+
+    name: str
+    datatype: Datatype
+    shape: tuple[Positive | str, ...]
+
+
+class Graph(_Contract):
+    """One ONNX file with its tensors."""
+
+    file: FileName
+    inputs: tuple[Tensor, ...] = Field(min_length=1)
+    outputs: tuple[Tensor, ...] = Field(min_length=1)
+
+
+class Tolerance(_Contract):
+    """How far an output may lie from its golden value.
+
+    Attributes:
+        framework: largest absolute difference to PyTorch's output, measured at export, with a margin.
+        runtime: largest absolute difference to ONNX Runtime's own output on the machine of the export.
+    """
+
+    framework: float = Field(gt=0)
+    runtime: float = Field(gt=0)
+
+
+class Variant(_Contract):
+    """One way of computing the model (float32 or quantised): graphs by role, and what its golden replay allows."""
+
+    graphs: dict[str, Graph] = Field(min_length=1)
+    tolerance: Tolerance
+
+
+class ImagePreprocessing(_Contract):
+    """From the bytes of a picture to the graph's input (N, channels, height, width), float32.
+
+    The picture is turned upright by its EXIF orientation, laid on `background` where it is transparent, made grey or
+    RGB, brought to size, inverted where asked, then mapped to `(value / 255 - mean) / std`.
+
+    Attributes:
+        input: the graph's input.
+        fit: `stretch` to size, `crop` the middle after resizing the shorter side, or `pad` the shorter side.
+        background: brightness 0..255 under transparency and around a padded picture.
+        invert: whether brightness is turned round unless the request says otherwise.
+    """
+
+    kind: Literal["image"] = "image"
+    input: str
+    width: Annotated[int, Field(ge=1, le=4096)]
+    height: Annotated[int, Field(ge=1, le=4096)]
+    channels: Literal[1, 3]
+    fit: Literal["stretch", "crop", "pad"]
+    resample: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    background: Annotated[int, Field(ge=0, le=255)] = 0
+    invert: bool = False
+    mean: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+
+    @model_validator(mode="after")
+    def _one_value_a_channel(self) -> Self:
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise ValueError(f"mean and std need {self.channels} values each, one a channel")
+        return self
+
+
+class ClassificationPostprocessing(_Contract):
+    """From the graph's output (N, classes) to scores by label.
+
+    Attributes:
+        output: the graph's output.
+        activation: what makes scores of it; `none` where the graph gives scores already.
+        labels: a JSON file, the list of class names in the order of the output.
+    """
+
+    kind: Literal["classification"] = "classification"
+    output: str
+    activation: Literal["softmax", "sigmoid", "none"]
+    labels: FileName
+
+
+class Batching(_Contract):
+    """Hints for the batcher: the largest batch, in rows, that is worth building."""
+
+    max_batch_size: Annotated[int, Field(ge=1, le=4096)] = 64
+
+
+class Quality(_Contract):
+    """One measured figure of the default variant.
+
+    Attributes:
+        metric: its name, e.g. `accuracy`.
+        value: as measured, not rounded up.
+        split: the part of the data it was measured on.
+        n: how many examples that part has.
+        variant: what was measured (the default variant unless it is there to compare).
+        seeds: of the trainings behind it.
+        hardware: on which it was measured.
+    """
+
+    metric: str
+    value: float
+    split: str
+    n: Positive
+    variant: str
+    seeds: tuple[int, ...]
+    hardware: str
+
+
+class Source(_Contract):
+    """Data or initial weights that the model was made from."""
+
+    name: str
+    licence: str
+    url: str
+    sha256: dict[str, Sha256]
+
+
+class Provenance(_Contract):
+    """Where the model comes from, complete enough to make it again."""
+
+    created: str
+    commit: str
+    seed: int
+    config: dict[str, Any]
+    data: Source
+    initial_weights: Source | None = None
+    tools: dict[str, str]
+    opset: Positive
+    training_hardware: str
+    training_seconds: float = Field(ge=0)
+
+
+class Manifest(_Contract):
+    """The whole of `manifest.json`.
+
+    Attributes:
+        schema_version: of this contract.
+        title: what people call the model.
+        description: one paragraph.
+        task: as named on the Hugging Face hub, e.g. `image-classification`.
+        parameters: trained numbers in the network.
+        files: every file of the bundle but the manifest itself.
+        variants: by name; each has a whole set of graphs.
+        default_variant: the one served.
+        golden: inputs and outputs (npz without pickle) that the service replays at load.
+    """
+
+    schema_version: Literal[1] = 1
+    title: str
+    description: str
+    task: Annotated[str, Field(pattern=r"^[a-z]+(-[a-z]+)*$")]
+    parameters: Positive
+    files: dict[FileName, FileEntry]
+    variants: dict[str, Variant]
+    default_variant: str
+    golden: FileName = GOLDEN_FILE
+    preprocessing: ImagePreprocessing
+    postprocessing: ClassificationPostprocessing
+    batching: Batching = Batching()
+    quality: tuple[Quality, ...]
+    provenance: Provenance
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.default_variant not in self.variants:
+            raise ValueError(f"default_variant {self.default_variant!r} is none of {sorted(self.variants)}")
+        graphs = [graph for variant in self.variants.values() for graph in variant.graphs.values()]
+        used = {self.golden, self.postprocessing.labels, *(graph.file for graph in graphs)}
+        if unlisted := sorted(used - set(self.files)):
+            raise ValueError(f"files has no entry for {', '.join(unlisted)}")
+        for graph in graphs:
+            for tensor in (*graph.inputs, *graph.outputs):
+                if not tensor.shape or tensor.shape[0] != "batch":
+                    raise ValueError(f"{graph.file}: the first axis of {tensor.name!r} must be 'batch'")
+        return self
+
+    @property
+    def default(self) -> Variant:
+        """The variant that is served."""
+        return self.variants[self.default_variant]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check `manifest.json` of the bundle in `folder` (the other files are not looked at).
+
+    Raises:
+        BundleRefused: it is missing, too large, no JSON, of a newer schema, or breaks the contract; the reason names
+            the keys at fault.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise BundleRefused(MANIFEST_FILE, f"larger than {_MAX_MANIFEST_BYTES} bytes")
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise BundleRefused(MANIFEST_FILE, f"can't be read ({error.strerror})") from error
+    except ValueError as error:
+        raise BundleRefused(MANIFEST_FILE, f"is no JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise BundleRefused(MANIFEST_FILE, "is no JSON object")
+    version = content.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise BundleRefused(
+            MANIFEST_FILE, f"made by a newer inferd (schema_version {version}; this one reads up to {SCHEMA_VERSION})"
+        )
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, problem['loc'])) or 'manifest'}: {problem['msg']}" for problem in error.errors()[:5]
+        )
+        raise BundleRefused(MANIFEST_FILE, problems) from error
+
+
+def verify_files(folder: Path, manifest: Manifest) -> None:
+    """Compare every file that `manifest` names with its size and sha256.
+
+    Raises:
+        BundleRefused: a file is missing, is no plain file, or has other bytes; it is named.
+    """
+    for name, entry in manifest.files.items():
+        path = folder / name
+        if path.is_symlink() or not path.is_file():
+            raise BundleRefused(name, "is missing or no plain file")
+        size = path.stat().st_size
+        if size != entry.bytes:
+            raise BundleRefused(name, f"has {size} bytes, the manifest says {entry.bytes}")
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if digest != entry.sha256:
+            raise BundleRefused(name, f"has sha256 {digest}, the manifest says {entry.sha256}")
+
+
+def json_schema() -> str:
+    """The JSON Schema of `manifest.json`, as committed in docs/manifest.schema.json."""
+    return json.dumps(Manifest.model_json_schema(), indent=2, sort_keys=True) + "\n"

@@ -1,0 +1,110 @@
+"""The server's Prometheus metrics: names, units and buckets in one place.
+
+Series are bound to a model's labels once, when it is loaded, because looking labels up costs more than observing. Only
+loaded models have series: a name in a request makes none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import generate_latest
+
+_MODEL = ("model", "version")
+_SECONDS = tuple(0.0002 * 1.6**step for step in range(24))
+_ROWS = tuple(2.0**power for power in range(13))
+FAILURES = ("invalid", "not_found", "not_ready", "overloaded", "deadline", "cancelled", "runtime")
+CAUSES = ("full", "idle", "deadline")
+
+
+@dataclass(frozen=True)
+class ModelMetrics:
+    """The series of one version of one model, bound."""
+
+    request_seconds: Histogram
+    queue_seconds: Histogram
+    preprocess_seconds: Histogram
+    compute_seconds: Histogram
+    postprocess_seconds: Histogram
+    batch_size: Histogram
+    inflight: Gauge
+    ready: Gauge
+    failures: dict[str, Counter]
+    dispatches: dict[str, Counter]
+    variant_fallbacks: Counter
+
+
+class Metrics:
+    """All metrics of a process, in a registry of their own.
+
+    Args:
+        version: of inferd, for `inferd_build_info`.
+    """
+
+    def __init__(self, version: str) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "inferd_requests", "HTTP requests answered.", ("protocol", "code"), registry=self.registry
+        )
+        self._failures = Counter(
+            "inferd_request_failures",
+            "Requests that failed, by reason; model and version are empty where no loaded model was addressed.",
+            (*_MODEL, "reason"),
+            registry=self.registry,
+        )
+        self._dispatches = Counter(
+            "inferd_batch_dispatch",
+            "Batches run, by what ended their growth.",
+            (*_MODEL, "cause"),
+            registry=self.registry,
+        )
+        self._fallbacks = Counter(
+            "inferd_variant_fallback",
+            "Loads whose default variant failed its golden replay, so that another one serves.",
+            _MODEL,
+            registry=self.registry,
+        )
+        self._request = self._seconds("request_duration", "From a request's arrival to its answer.")
+        self._queue = self._seconds("queue", "Waiting for a run.")
+        self._preprocess = self._seconds("preprocess", "From the request's bytes to tensors.")
+        self._compute = self._seconds("compute", "In the run of the batch.")
+        self._postprocess = self._seconds("postprocess", "From tensors to the answer.")
+        self._batch_size = Histogram("inferd_batch_size", "Rows a run.", _MODEL, buckets=_ROWS, registry=self.registry)
+        self._queue_depth = Gauge("inferd_queue_depth", "Rows that wait.", _MODEL, registry=self.registry)
+        self._inflight = Gauge("inferd_inflight", "Requests being answered.", _MODEL, registry=self.registry)
+        self._ready = Gauge("inferd_model_ready", "1 where the model answers.", _MODEL, registry=self.registry)
+        Gauge("inferd_build_info", "Always 1.", ("inferd",), registry=self.registry).labels(version).set(1)
+
+    def bind(self, model: str, version: int) -> ModelMetrics:
+        """Return the series of a model that is being loaded."""
+        labels = (model, str(version))
+        return ModelMetrics(
+            request_seconds=self._request.labels(*labels),
+            queue_seconds=self._queue.labels(*labels),
+            preprocess_seconds=self._preprocess.labels(*labels),
+            compute_seconds=self._compute.labels(*labels),
+            postprocess_seconds=self._postprocess.labels(*labels),
+            batch_size=self._batch_size.labels(*labels),
+            inflight=self._inflight.labels(*labels),
+            ready=self._ready.labels(*labels),
+            failures={reason: self._failures.labels(*labels, reason) for reason in FAILURES},
+            dispatches={cause: self._dispatches.labels(*labels, cause) for cause in CAUSES},
+            variant_fallbacks=self._fallbacks.labels(*labels),
+        )
+
+    def watch_queue(self, model: str, version: int, depth: Callable[[], float]) -> None:
+        """Read the queue's depth from `depth` whenever metrics are scraped."""
+        self._queue_depth.labels(model, str(version)).set_function(depth)
+
+    def unaddressed(self, reason: str) -> None:
+        """Count a request that failed before it reached a loaded model."""
+        self._failures.labels("", "", reason).inc()
+
+    def render(self) -> bytes:
+        """Every metric in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+    def _seconds(self, name: str, documentation: str) -> Histogram:
+        return Histogram(f"inferd_{name}_seconds", documentation, _MODEL, buckets=_SECONDS, registry=self.registry)

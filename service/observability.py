@@ -1,0 +1,119 @@
+"""What an operator sees of requests: an id each, JSON logs that carry it, a count by protocol and status."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import secrets
+import sys
+import time
+from collections.abc import Callable, MutableMapping
+from contextvars import ContextVar
+from typing import Any
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.metrics import Metrics
+
+logger = logging.getLogger("inferd.access")
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""Of the request that this code runs for."""
+
+_GIVEN_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
+_PROTOCOLS = {"predict": "predict", "v2": "open_inference", "health": "health", "metrics": "health"}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, the request's id, and what `extra={"fields": ...}` adds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render `record`."""
+        line: dict[str, object] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if (identity := request_id.get()) is not None:
+            line["request_id"] = identity
+        line.update(getattr(record, "fields", {}))
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def configure_logging(level: str) -> None:
+    """Send every log record of `level` or above to standard error as JSON."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # uvicorn's access log would say again what ours says.
+    logging.getLogger("uvicorn.access").disabled = True
+
+
+class Observability:
+    """The one ASGI middleware: it names each request, counts it, logs it, and says goodbye when the server drains.
+
+    Args:
+        app: what answers.
+        metrics: where requests are counted.
+        is_draining: whether connections should be given up after their answer.
+        access_log: whether every request is logged, or only those that fail by our fault.
+    """
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, is_draining: Callable[[], bool], access_log: bool) -> None:
+        self._app = app
+        self._requests = metrics.requests
+        self._is_draining = is_draining
+        self._access_log = access_log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        identity = _identity(scope)
+        request_id.set(identity)  # each request has a context of its own, so nothing needs to be put back
+        started = time.perf_counter()
+        status = 500
+
+        async def send_observed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = identity
+                if self._is_draining():
+                    headers["connection"] = "close"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_observed)
+        finally:
+            protocol = _PROTOCOLS.get(scope["path"].split("/", 2)[1], "other")
+            self._requests.labels(protocol, str(status)).inc()
+            if self._access_log or status == 500:
+                self._log(scope, status, time.perf_counter() - started)
+
+    def _log(self, scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
+        fields = {
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": status,
+            "duration_ms": round(1000 * seconds, 3),
+        }
+        level = logging.ERROR if status == 500 else logging.INFO
+        logger.log(level, "%s %s %d", scope["method"], scope["path"], status, extra={"fields": fields})
+
+
+def _identity(scope: Scope) -> str:
+    """The id that the client gave, if it is one that a log can carry; else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            text: str = value.decode("latin-1")
+            if _GIVEN_ID.fullmatch(text):
+                return text
+    return secrets.token_hex(8)

@@ -1,0 +1,1 @@
+"""The HTTP dialects, each a thin file over the same models."""

@@ -1,0 +1,50 @@
+"""Liveness, readiness and metrics, for whoever runs the server."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.responses import Response
+
+from service.metrics import Metrics
+from service.protocols.requests import json_response
+from service.repository.repository import Repository
+
+
+def router(repository: Repository, metrics: Metrics, *, with_metrics: bool) -> APIRouter:
+    """The routes; `with_metrics` where `/metrics` has no port of its own."""
+    routes = APIRouter(tags=["health"])
+
+    async def live() -> Response:
+        """Answer 200 while the process lives."""
+        return json_response({"live": True})
+
+    async def ready() -> Response:
+        """Answer 200 when every model is loaded, replayed and warm, and the process is not ending; else 503."""
+        response = json_response(
+            {
+                "ready": repository.is_ready,
+                "draining": repository.is_draining,
+                "models": [
+                    {
+                        "name": entry.folder.name,
+                        "version": entry.folder.version,
+                        "state": entry.state,
+                        "reason": entry.reason,
+                    }
+                    for entry in repository.entries()
+                ],
+            }
+        )
+        response.status_code = 200 if repository.is_ready else 503
+        return response
+
+    async def scrape() -> Response:
+        """Every metric, in Prometheus's text format."""
+        return Response(metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+    routes.add_api_route("/health/live", live, response_model=None)
+    routes.add_api_route("/health/ready", ready, response_model=None)
+    if with_metrics:
+        routes.add_api_route("/metrics", scrape, response_model=None)
+    return routes

@@ -1,0 +1,137 @@
+"""The task dialect: `POST /predict/{model}`, after the Hugging Face inference conventions.
+
+A body is either the input itself (an image's bytes, or a form with a `file`) with parameters in the query, or JSON
+`{"inputs": ..., "parameters": {...}}`. What inputs and parameters mean is the task's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.errors import BadInput, Unsupported
+from service.protocols.requests import answer_headers, json_response, read_body, run
+from service.repository.repository import Repository
+
+
+class _Body(msgspec.Struct, forbid_unknown_fields=True):
+    inputs: Any
+    parameters: dict[str, Any] = {}
+
+
+_BODY = msgspec.json.Decoder(_Body)
+
+_OPENAPI = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"file": {"type": "string", "format": "binary"}},
+                    "required": ["file"],
+                }
+            },
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"inputs": {"type": "string"}, "parameters": {"type": "object"}},
+                    "required": ["inputs"],
+                }
+            },
+        },
+    }
+}
+
+
+def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
+    """The routes of this dialect."""
+    routes = APIRouter(tags=["predict"])
+
+    async def predict(request: Request, model: str, version: str | None = None) -> Response:
+        """Answer one input of the model's task."""
+        served = repository.get(model, version)
+        with served.measured():
+            inputs, parameters = await _read(request, max_body_bytes)
+            prepared = await served.prepare(inputs, parameters)
+            answer = await run(request, served, prepared.arrays)
+            return json_response(served.finish(prepared, answer), answer_headers(served, answer))
+
+    async def describe(model: str, version: str | None = None) -> Response:
+        """Say what the model takes, what it answers, how good it is and where it comes from."""
+        served = repository.get(model, version)
+        bundle = served.bundle
+        manifest = bundle.manifest
+        return json_response(
+            {
+                "model": served.name,
+                "version": served.version,
+                "versions": repository.versions(served.name),
+                "task": manifest.task,
+                "title": manifest.title,
+                "description": manifest.description,
+                "variant": bundle.variant,
+                **bundle.task.describe(),
+                "limits": {"max_body_bytes": max_body_bytes, "max_batch_size": bundle.max_batch_rows},
+                "quality": [figure.model_dump() for figure in manifest.quality],
+                "parameters_count": manifest.parameters,
+                "licence": manifest.provenance.data.licence,
+            }
+        )
+
+    for path in ("/predict/{model}", "/predict/{model}/versions/{version}"):
+        routes.add_api_route(path, predict, methods=["POST"], response_model=None, openapi_extra=_OPENAPI)
+        routes.add_api_route(path, describe, methods=["GET"], response_model=None)
+    return routes
+
+
+async def _read(request: Request, limit: int) -> tuple[object, Mapping[str, object]]:
+    """Take inputs and parameters out of whichever kind of body came."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type == "application/json":
+        return _read_json(await read_body(request, limit))
+    if media_type == "multipart/form-data":
+        return await _read_form(request, limit), request.query_params
+    if media_type in ("", "application/octet-stream", "application/x-www-form-urlencoded") or media_type.startswith(
+        "image/"
+    ):
+        # curl --data-binary says x-www-form-urlencoded unless told otherwise; the bytes decide what it is.
+        return await read_body(request, limit), request.query_params
+    raise Unsupported(
+        f"content type {media_type!r} is not taken; allowed: image/*, application/octet-stream, multipart/form-data, "
+        "application/json"
+    )
+
+
+def _read_json(body: bytes) -> tuple[object, Mapping[str, object]]:
+    try:
+        content = _BODY.decode(body)
+    except msgspec.DecodeError as error:
+        raise BadInput(f'the body must be JSON {{"inputs": ..., "parameters": {{...}}}}: {error}') from error
+    return content.inputs, content.parameters
+
+
+async def _read_form(request: Request, limit: int) -> bytes:
+    """Read the form's `file`. The body is bounded first; then the form's parser sees it."""
+    body = await read_body(request, limit)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    try:
+        async with Request(request.scope, receive).form(max_files=1, max_fields=8) as form:
+            file = form.get("file")
+            if not isinstance(file, UploadFile):
+                raise BadInput("the form must have one file, in a field called 'file'")
+            return await file.read()
+    except MultiPartException as error:
+        raise BadInput(f"the form can't be read: {error.message}") from error

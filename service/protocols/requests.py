@@ -1,0 +1,108 @@
+"""What every dialect does with a request: read its body within bounds, run it for as long as someone listens."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from service.batching.records import Answer
+from service.errors import BadInput, Cancelled, TooLarge
+from service.repository.model import Model
+from service.runtime.session import Arrays
+
+TIMEOUT_HEADER = "x-request-timeout-ms"
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Read the whole body.
+
+    Args:
+        request: its body not read yet.
+        limit: in bytes.
+
+    Raises:
+        TooLarge: the body is, or says it is, longer than `limit`; the rest is not read.
+        Cancelled: the client went away.
+    """
+    too_large = TooLarge(f"the body is larger than {limit} bytes (INFERD_MAX_BODY_BYTES)")
+    length = request.headers.get("content-length")
+    if length is not None and length.isdigit() and int(length) > limit:
+        raise too_large
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise too_large
+            chunks.append(chunk)
+    except ClientDisconnect as error:
+        raise Cancelled("the client went away while it sent its body") from error
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def run(request: Request, model: Model, arrays: Arrays) -> Answer:
+    """Run `arrays` through `model` by the deadline of `request`, unless its client goes away first.
+
+    Raises:
+        Cancelled: the client went away.
+        InferdError: whatever the queue or the run raises.
+    """
+    deadline = _deadline(request)
+    starts_at_once = model.is_idle
+    future = model.submit(arrays, deadline)
+    # Watching costs a task, so only those are watched that have to wait for others.
+    answer = await (future if starts_at_once else _while_connected(request, future))
+    model.observe(answer)
+    return answer
+
+
+def json_response(content: object, headers: dict[str, str] | None = None) -> Response:
+    """Answer `content`, which must be ready for JSON."""
+    return Response(msgspec.json.encode(content), headers=headers, media_type="application/json")
+
+
+def answer_headers(model: Model, answer: Answer) -> dict[str, str]:
+    """Which model answered, and how long it took."""
+    return {
+        "x-inferd-model": model.name,
+        "x-inferd-version": str(model.version),
+        "x-queue-ms": f"{1000 * answer.queue_s:.3f}",
+        "x-compute-ms": f"{1000 * answer.compute_s:.3f}",
+        "x-batch-size": str(answer.batch_rows),
+    }
+
+
+def _deadline(request: Request) -> float | None:
+    """When the answer becomes worthless, on the clock of `time.monotonic`."""
+    text = request.headers.get(TIMEOUT_HEADER)
+    if text is None:
+        return None
+    try:
+        timeout_ms = float(text)
+    except ValueError:
+        timeout_ms = -1.0
+    if not 0 < timeout_ms < 1e9:
+        raise BadInput(f"{TIMEOUT_HEADER} must be a positive number of milliseconds, not {text!r}")
+    return time.monotonic() + timeout_ms / 1000
+
+
+async def _while_connected(request: Request, future: asyncio.Future[Answer]) -> Answer:
+    disconnected = asyncio.create_task(_disconnect(request))
+    try:
+        await asyncio.wait((future, disconnected), return_when=asyncio.FIRST_COMPLETED)
+        if not future.done():
+            raise Cancelled("the client went away before its answer")
+        return future.result()
+    finally:
+        future.cancel()
+        disconnected.cancel()
+
+
+async def _disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

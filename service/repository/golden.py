@@ -1,0 +1,89 @@
+"""The golden replay: a bundle's own inputs and outputs, run again on this machine before the model may answer.
+
+`golden.npz` holds `inputs/<graph>/<tensor>`, PyTorch's outputs as `framework/<graph>/<tensor>` and, for each variant,
+ONNX Runtime's as `runtime/<variant>/<graph>/<tensor>`. No array is an object: nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import BundleRefused, InferdError
+from service.manifest import Manifest, Variant
+from service.runtime.session import OnnxSession
+
+_MAX_BYTES = 256 * 2**20
+
+
+class GoldenMismatch(BundleRefused):
+    """A variant does not answer as it did when it was exported."""
+
+
+class Golden:
+    """The arrays of a bundle's golden file.
+
+    Args:
+        folder: the bundle's folder.
+        manifest: its manifest.
+
+    Raises:
+        BundleRefused: the file can't be read, or is too large once unpacked.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self._file = manifest.golden
+        path = folder / self._file
+        try:
+            with zipfile.ZipFile(path) as archive:
+                size = sum(entry.file_size for entry in archive.infolist())
+            if size > _MAX_BYTES:
+                raise BundleRefused(self._file, f"has {size} bytes unpacked, the limit is {_MAX_BYTES}")
+            with np.load(path, allow_pickle=False) as arrays:
+                self._arrays: dict[str, NDArray[Any]] = dict(arrays)
+        except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+            raise BundleRefused(self._file, f"can't be read ({error})") from error
+
+    def inputs(self, graph: str, session: OnnxSession) -> dict[str, NDArray[Any]]:
+        """The golden inputs of `graph`, a batch."""
+        return {tensor.name: self._array(f"inputs/{graph}/{tensor.name}") for tensor in session.graph.inputs}
+
+    def replay(self, name: str, variant: Variant, graph: str, session: OnnxSession) -> None:
+        """Run `graph` of the variant called `name` and compare what comes out.
+
+        Raises:
+            GoldenMismatch: an output differs by more than the manifest allows, or the graph fails.
+        """
+        try:
+            outputs = session.run(self.inputs(graph, session))
+        except InferdError as error:
+            raise GoldenMismatch(session.graph.file, f"the golden replay failed: {error}") from error
+        for tensor in session.graph.outputs:
+            found = outputs[tensor.name]
+            for origin, key, allowed in (
+                ("ONNX Runtime", f"runtime/{name}/{graph}/{tensor.name}", variant.tolerance.runtime),
+                ("PyTorch", f"framework/{graph}/{tensor.name}", variant.tolerance.framework),
+            ):
+                expected = self._array(key)
+                if found.shape != expected.shape:
+                    problem = f"has shape {found.shape}, not {expected.shape}"
+                else:
+                    difference = float(np.max(np.abs(found.astype(np.float64) - expected), initial=0.0))
+                    if difference <= allowed:  # not so either for NaN
+                        continue
+                    problem = f"differs by {difference:.3g}, allowed is {allowed:.3g}"
+                raise GoldenMismatch(
+                    session.graph.file,
+                    f"golden replay of variant {name!r}: output {tensor.name!r} {problem} "
+                    f"(from {origin}'s in {self._file})",
+                )
+
+    def _array(self, key: str) -> NDArray[Any]:
+        try:
+            return self._arrays[key]
+        except KeyError as error:
+            raise BundleRefused(self._file, f"has no array {key!r}") from error

@@ -1,0 +1,43 @@
+"""Finding bundles: the folders `<name>/<version>/` under the models folder."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.manifest import NAME_PATTERN
+
+_NAME = re.compile(NAME_PATTERN)
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+
+
+@dataclass(frozen=True, order=True)
+class BundleFolder:
+    """Where one version of one model lies. Versions are numbers: 10 comes after 9."""
+
+    name: str
+    version: int
+    path: Path
+
+
+def scan(models: Path) -> list[BundleFolder]:
+    """List the bundles under `models`, by name and rising version.
+
+    Folders whose names begin with '.' are passed over: a bundle being written is one. So is anything that is no
+    folder, and a folder in a model's folder that is named by no whole number.
+
+    Raises:
+        FileNotFoundError: `models` is no folder.
+    """
+    if not models.is_dir():
+        raise FileNotFoundError(f"the models folder {models} does not exist (INFERD_MODELS)")
+    found = []
+    for model in models.iterdir():
+        if _NAME.fullmatch(model.name) and model.is_dir():
+            found += [
+                BundleFolder(model.name, int(version.name), version)
+                for version in model.iterdir()
+                if _VERSION.fullmatch(version.name) and version.is_dir()
+            ]
+    return sorted(found)

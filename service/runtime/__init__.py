@@ -1,0 +1,1 @@
+"""ONNX Runtime: sessions, the devices they run on, and how long they take."""

@@ -1,0 +1,122 @@
+"""One ONNX graph in ONNX Runtime, checked against what the manifest says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from service.errors import BundleRefused, NotReady, RuntimeFailure
+from service.manifest import Graph, Tensor
+from service.runtime.onnx_file import read_onnx
+
+Arrays = Mapping[str, NDArray[Any]]
+"""Tensors by name."""
+
+DTYPES: Mapping[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype(np.uint16),
+    "UINT32": np.dtype(np.uint32),
+    "UINT64": np.dtype(np.uint64),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype(np.int16),
+    "INT32": np.dtype(np.int32),
+    "INT64": np.dtype(np.int64),
+    "FP16": np.dtype(np.float16),
+    "FP32": np.dtype(np.float32),
+    "FP64": np.dtype(np.float64),
+}
+"""NumPy's type of each datatype of the Open Inference Protocol that NumPy has."""
+
+_ORT_DATATYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(bfloat16)": "BF16",
+    "tensor(string)": "BYTES",
+}
+
+
+class OnnxSession:
+    """A graph that can be run from any thread.
+
+    Args:
+        folder: the bundle's folder.
+        graph: what the manifest says of the graph.
+        providers: execution providers, the preferred one first; not getting that one is an error.
+        threads: of one run.
+
+    Raises:
+        BundleRefused: the file is no ONNX graph that may be loaded, or has other tensors than the manifest says.
+        NotReady: ONNX Runtime can't give the preferred provider.
+    """
+
+    def __init__(self, folder: Path, graph: Graph, *, providers: Sequence[str], threads: int) -> None:
+        model = read_onnx(folder, graph.file)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Spinning threads take the core that the event loop and the other models need.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = ort.InferenceSession(model, options, providers=list(providers))
+        except Exception as error:  # ONNX Runtime raises a dozen unrelated classes, some of them bare RuntimeError
+            raise BundleRefused(graph.file, f"ONNX Runtime can't load it ({error})") from error
+        if self._session.get_providers()[0] != providers[0]:
+            raise NotReady(
+                f"{graph.file}: {providers[0]} was asked for, but ONNX Runtime gave {self._session.get_providers()[0]}"
+            )
+        self.graph = graph
+        self._outputs = [tensor.name for tensor in graph.outputs]
+        _compare(graph.file, "input", graph.inputs, self._session.get_inputs())
+        _compare(graph.file, "output", graph.outputs, self._session.get_outputs())
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Run the graph once.
+
+        Args:
+            inputs: an array for each input of the graph, of its dtype and shape, batch axis first.
+
+        Returns:
+            An array for each output.
+
+        Raises:
+            RuntimeFailure: ONNX Runtime failed.
+        """
+        try:
+            return dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
+        except Exception as error:  # as above
+            raise RuntimeFailure(f"{self.graph.file}: ONNX Runtime failed ({error})") from error
+
+
+def _compare(file: str, kind: str, declared: Sequence[Tensor], found: Sequence[Any]) -> None:
+    """Refuse a graph whose tensors aren't those of the manifest. A symbolic axis fits any symbolic axis."""
+    if [tensor.name for tensor in declared] != [tensor.name for tensor in found]:
+        raise BundleRefused(
+            file,
+            f"has the {kind}s {[tensor.name for tensor in found]}, "
+            f"the manifest says {[tensor.name for tensor in declared]}",
+        )
+    for tensor, actual in zip(declared, found, strict=True):
+        sizes = tuple(size if isinstance(size, int) else "*" for size in actual.shape)
+        expected = tuple(size if isinstance(size, int) else "*" for size in tensor.shape)
+        datatype = _ORT_DATATYPES.get(actual.type, actual.type)
+        if (datatype, sizes) != (tensor.datatype, expected):
+            raise BundleRefused(
+                file, f"{kind} {tensor.name!r} is {datatype} {sizes}, the manifest says {tensor.datatype} {expected}"
+            )

@@ -1,0 +1,160 @@
+"""Image classification: the bytes of a picture in, labels with scores out, best first."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.errors import BadInput, BundleRefused
+from service.images import FORMATS, Picture, decode, open_picture
+from service.manifest import Manifest
+from service.tasks.base import Arrays, TaskLimits
+
+_LIGHT_PIXELS = 64 * 64
+"""Pictures up to this size are decoded in the event loop: a thread would cost more than the decoding."""
+
+
+class Parameters(BaseModel):
+    """What a request may ask for.
+
+    Attributes:
+        top_k: how many labels come back; more than there are means all of them.
+        invert: whether brightness is turned round before the network sees it; None = as the model's manifest says.
+        function_to_apply: in place of the manifest's activation.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    top_k: int = Field(5, ge=1)
+    invert: bool | None = None
+    function_to_apply: Literal["softmax", "sigmoid", "none"] | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """A picture whose header was checked, and what is asked of it."""
+
+    picture: Picture
+    parameters: Parameters
+
+
+class ImageClassification:
+    """The task of one model.
+
+    Args:
+        folder: the bundle's folder.
+        manifest: its manifest.
+        limits: of a request.
+
+    Raises:
+        BundleRefused: the labels are no list of texts, or not as many as the graph has outputs.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, limits: TaskLimits) -> None:
+        self._preprocessing = manifest.preprocessing
+        self._postprocessing = manifest.postprocessing
+        self._limits = limits
+        self.labels = _read_labels(folder, manifest)
+
+    def parse(self, inputs: object, parameters: Mapping[str, object]) -> Request:
+        """Check the parameters and the picture's header.
+
+        Args:
+            inputs: the bytes of a PNG, JPEG or WebP, or their base64 text.
+            parameters: see `Parameters`.
+
+        Raises:
+            BadInput: either is wrong.
+        """
+        try:
+            asked = Parameters.model_validate(parameters)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            name = ".".join(map(str, problem["loc"]))
+            raise BadInput(
+                f"parameter {name!r}: {problem['msg']} (allowed: {', '.join(Parameters.model_fields)})"
+            ) from error
+        return Request(open_picture(_picture_bytes(inputs), max_pixels=self._limits.max_pixels), asked)
+
+    def is_heavy(self, request: Request) -> bool:
+        """Whether decoding is worth a thread."""
+        return request.picture.pixels > _LIGHT_PIXELS
+
+    def encode(self, request: Request) -> Arrays:
+        """Decode the picture into one row of the graph's input."""
+        return {
+            self._preprocessing.input: decode(request.picture, self._preprocessing, invert=request.parameters.invert)
+        }
+
+    def decode(self, request: Request, outputs: Arrays) -> list[dict[str, object]]:
+        """Return `[{"label", "score"}]`, best first."""
+        asked = request.parameters
+        activation = asked.function_to_apply or self._postprocessing.activation
+        scores = _ACTIVATIONS[activation](outputs[self._postprocessing.output][0].astype(np.float64))
+        best = np.argsort(-scores, kind="stable")[: asked.top_k]
+        return [{"label": self.labels[index], "score": float(scores[index])} for index in best]
+
+    def describe(self) -> dict[str, object]:
+        """What the model takes, and its labels."""
+        how = self._preprocessing
+        return {
+            "input": {
+                "formats": list(FORMATS),
+                "max_pixels": self._limits.max_pixels,
+                "seen_as": {"width": how.width, "height": how.height, "channels": how.channels, "fit": how.fit},
+                "invert": how.invert,
+            },
+            "parameters": Parameters.model_json_schema()["properties"],
+            "labels": list(self.labels),
+        }
+
+
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    exponentials = np.exp(logits - logits.max())
+    scores: NDArray[np.float64] = exponentials / exponentials.sum()
+    return scores
+
+
+_ACTIVATIONS: Mapping[str, Any] = {
+    "softmax": _softmax,
+    "sigmoid": lambda logits: 1 / (1 + np.exp(-logits)),
+    "none": lambda scores: scores,
+}
+
+
+def _picture_bytes(inputs: object) -> bytes:
+    if isinstance(inputs, bytes):
+        return inputs
+    if not isinstance(inputs, str):
+        raise BadInput("inputs must be a picture: its bytes as the request's body, or their base64 text in JSON")
+    try:
+        return base64.b64decode(inputs, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadInput(f"inputs is no base64 text of a picture ({error}); addresses are not fetched") from error
+
+
+def _read_labels(folder: Path, manifest: Manifest) -> tuple[str, ...]:
+    name = manifest.postprocessing.labels
+    try:
+        labels = json.loads((folder / name).read_bytes())
+    except (OSError, ValueError) as error:
+        raise BundleRefused(name, f"is no JSON ({error})") from error
+    if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
+        raise BundleRefused(name, "must be a list of texts")
+    for variant in manifest.variants.values():
+        outputs = {tensor.name: tensor.shape for graph in variant.graphs.values() for tensor in graph.outputs}
+        shape = outputs.get(manifest.postprocessing.output)
+        if shape != ("batch", len(labels)):
+            raise BundleRefused(
+                name, f"has {len(labels)} labels, but output {manifest.postprocessing.output!r} has shape {shape}"
+            )
+    return tuple(labels)

@@ -1,0 +1,48 @@
+"""Threads for work that would hold up the event loop, with a bound on how much of it may wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from service.errors import Overloaded
+
+T = TypeVar("T")
+
+
+class BoundedThreads:
+    """A pool that refuses work rather than queueing it without end.
+
+    Args:
+        threads: how many run at once.
+        max_pending: how many calls may run or wait.
+        name: of the threads.
+    """
+
+    def __init__(self, threads: int, *, max_pending: int, name: str) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._max_pending = max_pending
+        self._pending = 0
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run `work` in a thread and return what it returns.
+
+        Raises:
+            Overloaded: too many calls wait already.
+        """
+        if self._pending >= self._max_pending:
+            raise Overloaded(f"{self._pending} inputs are being decoded, the limit", retry_after_s=1.0)
+        self._pending += 1
+        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        # Counted until the thread is done, also when the caller has gone: that is what the bound is about.
+        future.add_done_callback(self._done)
+        return await asyncio.shield(future)
+
+    def close(self) -> None:
+        """Let the threads end once they are idle."""
+        self._pool.shutdown(wait=False)
+
+    def _done(self, _: object) -> None:
+        self._pending -= 1

@@ -1,0 +1,35 @@
+"""`python -m training TASK train | evaluate | export`: the one command of the offline half."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+from pathlib import Path
+
+from training.core.config import read_config
+from training.core.run import runs_dir
+
+TASKS = ("image_classification",)
+
+
+def main() -> None:
+    """Parse the command line and run one step of one task."""
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("step", choices=("train", "evaluate", "export"))
+    parser.add_argument("--config", type=Path, help="a TOML file (default: the task's config.toml)")
+    parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change one value")
+    parser.add_argument("--run", default="default", help="name of the run's folder in INFERD_RUNS_DIR")
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    for talkative in ("onnxscript", "onnx_ir", "torch.onnx", "onnxruntime", "root"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
+    step = importlib.import_module(f"training.{given.task}.{given.step}")
+    config_file = given.config or Path(__file__).parent / given.task / "config.toml"
+    config = read_config(importlib.import_module(f"training.{given.task}.train").Config, config_file, given.set)
+    getattr(step, given.step)(config, runs_dir() / given.task / given.run)
+
+
+if __name__ == "__main__":
+    main()

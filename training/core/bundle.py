@@ -1,0 +1,64 @@
+"""Writing a bundle: all of it, or nothing that anyone would see."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from service.manifest import MANIFEST_FILE, FileEntry, Manifest, read_manifest, verify_files
+from training.core.data import sha256_of
+
+
+@contextmanager
+def new_bundle(models: Path, name: str, version: int, *, replace: bool = False) -> Iterator[Path]:
+    """Give a temporary folder to write a bundle into, and rename it to `models/name/version` at the end.
+
+    Nothing is left behind when the block raises. The folder must then hold a manifest that fits its files.
+
+    Args:
+        models: the folder of all models.
+        name: of the model.
+        version: whole number from 1.
+        replace: whether a bundle of that version may be there already.
+
+    Raises:
+        FileExistsError: it is, and may not.
+        BundleRefused: what was written breaks the contract.
+    """
+    target = models / name / str(version)
+    if target.exists() and not replace:
+        raise FileExistsError(f"{target} exists: choose another version, or replace it (--set export.replace=true)")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".tmp-{version}-", dir=target.parent))
+    try:
+        temporary.chmod(0o755)
+        yield temporary
+        verify_files(temporary, read_manifest(temporary))
+        if target.exists():
+            # No rename replaces a folder that holds files: the old one steps aside first.
+            aside = Path(tempfile.mkdtemp(prefix=f".tmp-{version}-", dir=target.parent)) / "old"
+            target.rename(aside)
+            temporary.rename(target)
+            shutil.rmtree(aside.parent)
+        else:
+            temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def file_entries(folder: Path) -> dict[str, FileEntry]:
+    """Size and sha256 of every file in `folder` but the manifest."""
+    return {
+        path.relative_to(folder).as_posix(): FileEntry(sha256=sha256_of(path), bytes=path.stat().st_size)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST_FILE
+    }
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest` into a bundle whose other files are all there, with their entries as they are now."""
+    complete = manifest.model_copy(update={"files": file_entries(folder)})
+    (folder / MANIFEST_FILE).write_text(complete.model_dump_json(indent=2) + "\n", encoding="utf-8")

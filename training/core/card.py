@@ -1,0 +1,75 @@
+"""The model card: `README.md` of a bundle, rendered from its manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from service.manifest import Manifest, Source
+
+
+def render_card(
+    manifest: Manifest, *, name: str, pictures: Mapping[str, str], tables: Mapping[str, str], notices: Sequence[Path]
+) -> str:
+    """Render the card.
+
+    Args:
+        manifest: of the bundle; its own entry for the card may still be missing.
+        name: of the model.
+        pictures: file names in the bundle, by caption.
+        tables: Markdown tables, by heading.
+        notices: texts that licences of data and weights oblige to pass on.
+    """
+    origin = manifest.provenance
+    sections = [
+        f"# {manifest.title}",
+        manifest.description,
+        f"- task: `{manifest.task}`, served at `/predict/{name}`",
+        f"- parameters: {manifest.parameters:,}",
+        f"- default variant: `{manifest.default_variant}` of {', '.join(f'`{one}`' for one in manifest.variants)}",
+        "## Quality",
+        _quality(manifest),
+        *(part for heading, table in tables.items() for part in (f"## {heading}", table)),
+        *(f"![{caption}]({file})" for caption, file in pictures.items()),
+        "## Where it comes from",
+        f"- trained on {origin.training_hardware} in {origin.training_seconds / 60:.0f} minutes, seed {origin.seed}, "
+        f"commit `{origin.commit}`, exported {origin.created}",
+        f"- data: {_source(origin.data)}",
+        *([f"- initial weights: {_source(origin.initial_weights)}"] if origin.initial_weights else []),
+        f"- tools: {', '.join(f'{tool} {version}' for tool, version in origin.tools.items())}; opset {origin.opset}",
+        "The whole configuration, and the sha256 of every file, are in `manifest.json`.",
+        *(["## Notices"] if notices else []),
+        *(f"```\n{path.read_text(encoding='utf-8').strip()}\n```" for path in notices),
+    ]
+    text = "\n\n".join(sections)
+    return text.replace("\n\n- ", "\n- ").replace("\n- task", "\n\n- task", 1) + "\n"
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table of texts as they are."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def _quality(manifest: Manifest) -> str:
+    rows = [
+        (
+            figure.metric,
+            f"{figure.value:.4f}",
+            figure.split,
+            figure.n,
+            figure.variant,
+            _seeds(figure.seeds),
+            figure.hardware,
+        )
+        for figure in manifest.quality
+    ]
+    return markdown_table(("metric", "value", "split", "n", "variant", "seed", "measured on"), rows)
+
+
+def _seeds(seeds: tuple[int, ...]) -> str:
+    return ", ".join(map(str, seeds))
+
+
+def _source(source: Source) -> str:
+    return f"{source.name} ({source.licence}), {source.url}"

@@ -1,0 +1,159 @@
+"""From PyTorch to ONNX, with the checks without which an export can't be trusted."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from torch import Tensor, nn
+
+from service.manifest import Datatype
+from service.manifest import Tensor as TensorEntry
+
+logger = logging.getLogger(__name__)
+
+BATCH_AXIS = "batch"
+OPSET = 20
+
+_DATATYPES: Mapping[int, Datatype] = {
+    onnx.TensorProto.FLOAT: "FP32",
+    onnx.TensorProto.FLOAT16: "FP16",
+    onnx.TensorProto.INT64: "INT64",
+    onnx.TensorProto.INT32: "INT32",
+    onnx.TensorProto.UINT8: "UINT8",
+    onnx.TensorProto.BOOL: "BOOL",
+}
+
+
+def export_onnx(model: nn.Module, example: Mapping[str, Tensor], outputs: Sequence[str], path: Path) -> None:
+    """Export `model` with a symbolic batch axis on every input and output.
+
+    Args:
+        model: its `forward` takes the inputs by these names.
+        example: inputs by name, batch axis first, of two rows or more (one row would freeze the axis at 1).
+        outputs: names for what `forward` returns.
+        path: of the file.
+
+    Raises:
+        ValueError: the example has one row, or the exporter froze the batch axis.
+    """
+    if any(len(tensor) < 2 for tensor in example.values()):
+        raise ValueError("the example needs two rows or more: the exporter freezes an axis of size 1")
+    batch = torch.export.Dim(BATCH_AXIS)
+    torch.onnx.export(
+        model.eval(),
+        (),
+        path,
+        kwargs=dict(example),
+        input_names=list(example),
+        output_names=list(outputs),
+        opset_version=OPSET,
+        dynamo=True,
+        dynamic_shapes={name: {0: batch} for name in example},
+        external_data=False,
+        verbose=False,
+    )
+    graph = onnx.load(path).graph
+    for value in (*graph.input, *graph.output):
+        if value.type.tensor_type.shape.dim[0].dim_param != BATCH_AXIS:
+            raise ValueError(f"the exporter froze the batch axis of {value.name!r}")
+
+
+def tensors_of(path: Path) -> tuple[tuple[TensorEntry, ...], tuple[TensorEntry, ...]]:
+    """The inputs and outputs of an ONNX file as a manifest describes them."""
+    graph = onnx.load(path).graph
+    return tuple(map(_entry, graph.input)), tuple(map(_entry, graph.output))
+
+
+def _entry(value: onnx.ValueInfoProto) -> TensorEntry:
+    tensor = value.type.tensor_type
+    shape = tuple(dim.dim_param or dim.dim_value for dim in tensor.shape.dim)
+    return TensorEntry(name=value.name, datatype=_DATATYPES[tensor.elem_type], shape=shape)
+
+
+def open_session(path: Path, threads: int = 0) -> ort.InferenceSession:
+    """A CPU session on `path`, with ONNX Runtime's own number of threads unless one is given."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+@torch.no_grad()
+def largest_difference(
+    model: nn.Module, session: ort.InferenceSession, inputs: Mapping[str, Tensor], batch_sizes: Iterable[int]
+) -> float:
+    """The largest absolute difference of any output between PyTorch and ONNX Runtime, over several batch sizes.
+
+    Args:
+        model: in PyTorch, with one output.
+        session: of its export.
+        inputs: rows to draw from; they are repeated where a batch is larger.
+        batch_sizes: each is run once.
+    """
+    worst = 0.0
+    for size in batch_sizes:
+        batch = {name: tensor[torch.arange(size) % len(tensor)] for name, tensor in inputs.items()}
+        expected = model(**batch).numpy()
+        (found,) = session.run(None, {name: tensor.numpy() for name, tensor in batch.items()})
+        if found.shape != expected.shape:
+            raise ValueError(f"at batch size {size} ONNX Runtime gives {found.shape}, PyTorch {expected.shape}")
+        worst = max(worst, float(np.abs(found - expected).max()))
+    return worst
+
+
+class _Calibration(CalibrationDataReader):  # type: ignore[misc] # ONNX Runtime has no types
+    def __init__(self, batches: Iterator[dict[str, NDArray[Any]]]) -> None:
+        self._batches = batches
+
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
+        return next(self._batches, None)
+
+
+def quantise(path: Path, quantised: Path, batches: Iterator[dict[str, NDArray[Any]]]) -> None:
+    """Write a statically quantised copy (QDQ, unsigned activations, signed weights a channel) of the graph at `path`.
+
+    Weights keep seven bits (`reduce_range`), because processors without VNNI saturate with eight and answer otherwise.
+
+    Args:
+        path: a float32 graph.
+        quantised: where the copy goes.
+        batches: inputs to calibrate by.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = Path(folder) / "prepared.onnx"
+        quant_pre_process(str(path), str(prepared))
+        quantize_static(
+            str(prepared),
+            str(quantised),
+            _Calibration(batches),
+            quant_format=QuantFormat.QDQ,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            reduce_range=True,
+            calibrate_method=CalibrationMethod.MinMax,
+        )
+
+
+def seconds_a_run(session: ort.InferenceSession, inputs: Mapping[str, NDArray[Any]], runs: int = 50) -> float:
+    """The shortest of `runs` runs, after one to warm up: to compare variants with, in one process."""
+    feed = dict(inputs)
+    session.run(None, feed)
+    best = float("inf")
+    for _ in range(runs):
+        started = time.perf_counter()
+        session.run(None, feed)
+        best = min(best, time.perf_counter() - started)
+    return best

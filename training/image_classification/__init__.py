@@ -1,0 +1,1 @@
+"""Image classifiers: a CIFAR ResNet fine-tuned on Fashion-MNIST or on a folder of images."""

@@ -1,0 +1,253 @@
+"""The data sets: Fashion-MNIST, or any folder of images by class."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from service.errors import InferdError
+from service.images import decode_pixels, open_picture
+from service.manifest import ImagePreprocessing
+from training.core.config import ConfigModel
+from training.core.data import RemoteFile, fetch, sha256_of
+from training.core.seeding import generator
+from training.image_classification.augment import AugmentConfig, augment
+
+_FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+_FASHION_MD5 = {
+    "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+    "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+    "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+}
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_MAX_PIXELS = 100_000_000
+
+INPUT = "image"
+"""The network's input, by the name it has in the graph."""
+
+_FASHION_LABELS = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+
+class DataConfig(ConfigModel):
+    """Which images, and how they are split.
+
+    Attributes:
+        source: `fashion_mnist`, or `folder` for pictures in `path`/train/<class>/ (and `path`/test/<class>/; without
+            one, `test_share` of each class is held out).
+        validation: images of the training part that are held out to select by; below 1, a share of it.
+        path: of the folder; the other fields say how its pictures become the network's input.
+        name: what the manifest calls the folder's data.
+        licence: of the folder's data.
+    """
+
+    source: Literal["fashion_mnist", "folder"] = "fashion_mnist"
+    validation: float = Field(default=5000, gt=0)
+    path: str = ""
+    name: str = "a folder of images"
+    licence: str = "unknown"
+    test_share: float = Field(default=0.2, gt=0, lt=1)
+    width: int = 32
+    height: int = 32
+    channels: Literal[1, 3] = 3
+    fit: Literal["stretch", "crop", "pad"] = "crop"
+    background: int = 0
+    invert: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images as bytes (N, C, H, W), uint8, and their class numbers (N,), int64."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set split in three.
+
+    Attributes:
+        name: as the manifest names it.
+        licence: of the data.
+        url: where it is published, or a path.
+        sha256: of its files, by name.
+        labels: the class names, in the order of the class numbers.
+        preprocessing: what makes such bytes of a picture, and the network's input of the bytes.
+    """
+
+    name: str
+    licence: str
+    url: str
+    sha256: dict[str, str]
+    labels: tuple[str, ...]
+    train: Part
+    validation: Part
+    test: Part
+    preprocessing: ImagePreprocessing
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Map bytes (N, C, H, W) to the network's float32 input."""
+        mean = torch.tensor(self.preprocessing.mean, device=pixels.device)[None, :, None, None]
+        std = torch.tensor(self.preprocessing.std, device=pixels.device)[None, :, None, None]
+        return (pixels.float() / 255 - mean) / std
+
+
+def load_data(config: DataConfig, seed: int) -> DataSet:
+    """Load the data set of `config`; `seed` decides which images are held out.
+
+    Raises:
+        ValueError: a file is not what it should be, or the folder has no pictures of two classes.
+        OSError: a file can't be read or downloaded.
+    """
+    return _load_fashion_mnist(config, seed) if config.source == "fashion_mnist" else _load_folder(config, seed)
+
+
+def _load_fashion_mnist(config: DataConfig, seed: int) -> DataSet:
+    paths = {
+        name: fetch(RemoteFile("fashion_mnist", name, _FASHION_URL + name, f"md5:{md5}"))
+        for name, md5 in _FASHION_MD5.items()
+    }
+    train, test = (
+        Part(
+            _read_idx(paths[f"{prefix}-images-idx3-ubyte.gz"])[:, None],
+            _read_idx(paths[f"{prefix}-labels-idx1-ubyte.gz"]).long(),
+        )
+        for prefix in ("train", "t10k")
+    )
+    kept, held_out = _split(train, config.validation, generator(seed, "split"))
+    return DataSet(
+        name="Fashion-MNIST",
+        licence="MIT",
+        url="https://github.com/zalandoresearch/fashion-mnist",
+        sha256={name: sha256_of(path) for name, path in paths.items()},
+        labels=_FASHION_LABELS,
+        train=kept,
+        validation=held_out,
+        test=test,
+        preprocessing=_preprocessing(kept, fit="pad"),
+    )
+
+
+def _load_folder(config: DataConfig, seed: int) -> DataSet:
+    root = Path(config.path).expanduser()
+    labels = tuple(sorted(folder.name for folder in (root / "train").iterdir() if folder.is_dir()))
+    if len(labels) < 2:
+        raise ValueError(f"{root / 'train'} must hold one folder for each of two classes or more")
+    # Decoding needs no mean and deviation yet: those are measured on what it gives.
+    how = ImagePreprocessing(
+        input=INPUT,
+        width=config.width,
+        height=config.height,
+        channels=config.channels,
+        fit=config.fit,
+        background=config.background,
+        invert=config.invert,
+        mean=(0.0,) * config.channels,
+        std=(1.0,) * config.channels,
+    )
+    train = _read_pictures(root / "train", labels, how)
+    if (root / "test").is_dir():
+        test = _read_pictures(root / "test", labels, how)
+    else:
+        train, test = _split(train, config.test_share, generator(seed, "test"))
+    kept, held_out = _split(train, config.validation, generator(seed, "split"))
+    return DataSet(
+        name=config.name,
+        licence=config.licence,
+        url=str(root),
+        sha256={"pixels": hashlib.sha256(train.pixels.numpy().tobytes() + test.pixels.numpy().tobytes()).hexdigest()},
+        labels=labels,
+        train=kept,
+        validation=held_out,
+        test=test,
+        preprocessing=_preprocessing(kept, fit=config.fit, background=config.background, invert=config.invert),
+    )
+
+
+def _read_pictures(root: Path, labels: tuple[str, ...], how: ImagePreprocessing) -> Part:
+    """Decode every picture under `root`/<class>/ exactly as the server would."""
+    pixels, numbers = [], []
+    for number, label in enumerate(labels):
+        for path in sorted(path for path in (root / label).iterdir() if path.suffix.lower() in _SUFFIXES):
+            try:
+                picture = open_picture(path.read_bytes(), max_pixels=_MAX_PIXELS)
+                pixels.append(torch.from_numpy(np.ascontiguousarray(decode_pixels(picture, how))))
+            except InferdError as error:
+                raise ValueError(f"{path}: {error}") from error
+            numbers.append(number)
+    if not pixels:
+        raise ValueError(f"there are no pictures ({', '.join(_SUFFIXES)}) under {root}")
+    return Part(torch.stack(pixels), torch.tensor(numbers))
+
+
+def _split(part: Part, held_out: float, draw: torch.Generator) -> tuple[Part, Part]:
+    """Part at random into what is kept and what is held out: a number of images or, below 1, a share of them."""
+    count = int(held_out) if held_out >= 1 else max(1, round(held_out * len(part)))
+    if count >= len(part):
+        raise ValueError(f"{count} of {len(part)} images can't be held out")
+    order = torch.randperm(len(part), generator=draw)
+    chosen, kept = order[:count], order[count:]
+    return Part(part.pixels[kept], part.labels[kept]), Part(part.pixels[chosen], part.labels[chosen])
+
+
+def _preprocessing(train: Part, **how: Any) -> ImagePreprocessing:
+    """What the manifest will say, with the training part's mean and deviation rounded to what people like to read."""
+    channels, height, width = train.pixels.shape[1:]
+    values = train.pixels.transpose(0, 1).flatten(1).float() / 255
+    return ImagePreprocessing(
+        input=INPUT,
+        width=width,
+        height=height,
+        channels=1 if channels == 1 else 3,
+        mean=tuple(round(float(value), 4) for value in values.mean(1)),
+        std=tuple(round(max(float(value), 1e-3), 4) for value in values.std(1)),
+        **how,
+    )
+
+
+def _read_idx(path: Path) -> Tensor:
+    """Read a file of the idx format: two zero bytes, the type (8 = uint8), the rank, the sizes, then the values."""
+    content = gzip.decompress(path.read_bytes())
+    if content[:3] != b"\0\0\x08":
+        raise ValueError(f"{path} is no idx file of bytes")
+    rank = content[3]
+    sizes = np.frombuffer(content, ">u4", rank, 4)
+    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(sizes).copy())
+
+
+def training_batches(
+    data: DataSet, size: int, config: AugmentConfig, *, seed: int, epoch: int, skip: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield an epoch's batches after the first `skip`: augmented, normalised images and class numbers.
+
+    What is yielded is a function of (seed, epoch, step) alone, so a run resumed in the middle sees what it would have.
+    """
+    order = torch.randperm(len(data.train), generator=generator(seed, "order", epoch))
+    for step in range(skip, len(data.train) // size):
+        chosen = order[step * size : (step + 1) * size]
+        images = data.normalised(data.train.pixels[chosen].to(device))
+        yield augment(images, config, generator(seed, "augment", epoch, step)), data.train.labels[chosen].to(device)

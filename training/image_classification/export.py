@@ -1,0 +1,258 @@
+"""A trained classifier becomes a bundle: float32 and int8 graphs, golden outputs, measured quality, the card."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter
+from torch import Tensor
+
+from service.images import normalise
+from service.manifest import (
+    GOLDEN_FILE,
+    Batching,
+    ClassificationPostprocessing,
+    Graph,
+    ImagePreprocessing,
+    Manifest,
+    Provenance,
+    Quality,
+    Source,
+    Tolerance,
+    Variant,
+)
+from training.core.bundle import file_entries, new_bundle, write_manifest
+from training.core.card import markdown_table, render_card
+from training.core.export import (
+    OPSET,
+    export_onnx,
+    largest_difference,
+    open_session,
+    quantise,
+    seconds_a_run,
+    tensors_of,
+)
+from training.core.provenance import commit, hardware, tools
+from training.image_classification.data import INPUT, DataSet, Part
+from training.image_classification.evaluate import Evaluation, load_trained, measure, report
+from training.image_classification.model import ResNet, published_weights
+from training.image_classification.train import Config
+
+logger = logging.getLogger(__name__)
+
+OUTPUT, GRAPH, LABELS_FILE = "logits", "model", "labels.json"
+_FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
+_NOTICE = Path(__file__).parent / "NOTICE-cifar10-resnets.txt"
+_AGREEMENT = 1e-4
+"""Largest difference between PyTorch and ONNX Runtime in float32, in logits, at any batch size."""
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A variant, as it did on this machine."""
+
+    validation: Evaluation
+    test: Evaluation
+    test_outputs: Tensor
+    seconds_a_row: float
+
+
+def export(config: Config, folder: Path) -> None:
+    """Write the bundle of the run in `folder`.
+
+    Raises:
+        ValueError: the exported graph does not agree with PyTorch.
+        FileExistsError: a bundle of that version exists, and `export.replace` is false.
+    """
+    run, data, model = load_trained(config, folder)
+    asked = config.export
+    preprocessing = data.preprocessing
+    golden_inputs = normalise(made_up_pictures(16, preprocessing, config.seed), preprocessing)
+    with new_bundle(Path(asked.models), asked.name, asked.version, replace=asked.replace) as bundle:
+        example = torch.from_numpy(golden_inputs)
+        export_onnx(model, {INPUT: example[:2]}, [OUTPUT], bundle / _FILES["fp32"])
+        difference = largest_difference(model, open_session(bundle / _FILES["fp32"]), {INPUT: example}, (1, 2, 7, 64))
+        if difference > _AGREEMENT:
+            raise ValueError(f"ONNX Runtime differs from PyTorch by {difference:.3g}; allowed is {_AGREEMENT}")
+        logger.info("ONNX Runtime and PyTorch agree to %.2g at batch 1, 2, 7 and 64", difference)
+        calibration = _batches(data, data.train.pixels[: asked.calibration_images])
+        quantise(bundle / _FILES["fp32"], bundle / _FILES["int8"], ({INPUT: batch} for batch in calibration))
+
+        measured = {name: _measure(bundle / file, data) for name, file in _FILES.items()}
+        default = _choose_default(measured, asked.max_loss_points)
+        report(run, data, data.test, measured[default].test_outputs)
+        tolerances = _write_golden(bundle, model, golden_inputs)
+        (bundle / LABELS_FILE).write_text(json.dumps(data.labels, indent=2) + "\n", encoding="utf-8")
+        for picture in ("history.png", "confusion.png"):
+            shutil.copyfile(run.folder / picture, bundle / picture)
+
+        manifest = Manifest(
+            title=asked.title,
+            description=asked.description,
+            task="image-classification",
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            files=file_entries(bundle),
+            variants={name: _variant(bundle, file, tolerances[name]) for name, file in _FILES.items()},
+            default_variant=default,
+            preprocessing=preprocessing,
+            postprocessing=ClassificationPostprocessing(output=OUTPUT, activation="softmax", labels=LABELS_FILE),
+            batching=Batching(max_batch_size=64),
+            quality=_quality(measured, default, config.seed),
+            provenance=_provenance(config, data, sum(row["seconds"] for row in run.read_history())),
+        )
+        card = render_card(
+            manifest,
+            name=asked.name,
+            pictures={"Learning curve": "history.png", "Confusion matrix, test part": "confusion.png"},
+            tables={"By class": _by_class(measured[default].test), "Variants": _variants(bundle, measured)},
+            notices=[_NOTICE] if config.model.initial_weights == "cifar10" else [],
+        )
+        (bundle / "README.md").write_text(card, encoding="utf-8")
+        write_manifest(bundle, manifest)
+    logger.info("wrote %s/%s/%d, default %s", asked.models, asked.name, asked.version, default)
+
+
+def made_up_pictures(count: int, how: ImagePreprocessing, seed: int) -> NDArray[np.uint8]:
+    """Draw `count` pictures of nothing in particular (count, channels, height, width): the golden inputs.
+
+    Shapes and smooth noise, so that every layer has something to answer, and no picture of any data set is needed.
+    """
+    draw = np.random.default_rng(seed)
+    pictures = []
+    for _ in range(count):
+        mode = "L" if how.channels == 1 else "RGB"
+        picture = Image.new(mode, (how.width, how.height), 0)
+        pen = ImageDraw.Draw(picture)
+        for _ in range(int(draw.integers(1, 5))):
+            corners = draw.uniform(0, 1, (int(draw.integers(3, 7)), 2)) * (how.width, how.height)
+            colour = tuple(int(value) for value in draw.integers(40, 256, how.channels))
+            pen.polygon([(float(x), float(y)) for x, y in corners], fill=colour if how.channels == 3 else colour[0])
+        picture = picture.filter(ImageFilter.GaussianBlur(float(draw.uniform(0, 1.5))))
+        noise = draw.normal(0, draw.uniform(0, 25), (how.height, how.width, how.channels))
+        values = np.asarray(picture, np.float64).reshape(noise.shape) + noise
+        pictures.append(values.clip(0, 255).astype(np.uint8).transpose(2, 0, 1))
+    return np.stack(pictures)
+
+
+def _batches(data: DataSet, pixels: Tensor) -> Iterator[NDArray[np.float32]]:
+    for part in pixels.split(64):
+        yield data.normalised(part).numpy()
+
+
+def _outputs(session: ort.InferenceSession, data: DataSet, part: Part) -> Tensor:
+    return torch.cat([torch.from_numpy(session.run(None, {INPUT: batch})[0]) for batch in _batches(data, part.pixels)])
+
+
+def _measure(path: Path, data: DataSet) -> _Measured:
+    session = open_session(path)
+    test = _outputs(session, data, data.test)
+    batch = data.normalised(data.test.pixels[:32]).numpy()
+    return _Measured(
+        validation=measure(_outputs(session, data, data.validation), data.validation.labels, data.labels),
+        test=measure(test, data.test.labels, data.labels),
+        test_outputs=test,
+        seconds_a_row=seconds_a_run(open_session(path, threads=1), {INPUT: batch}) / len(batch),
+    )
+
+
+def _choose_default(measured: Mapping[str, _Measured], max_loss_points: float) -> str:
+    """The fastest variant that loses at most so many points of accuracy on the validation part against float32."""
+    reference = measured["fp32"].validation.accuracy
+    allowed = {
+        name: one for name, one in measured.items() if 100 * (reference - one.validation.accuracy) <= max_loss_points
+    }
+    for name, one in measured.items():
+        logger.info(
+            "%s: validation %.4f, test %.4f, %.1f us a row",
+            name, one.validation.accuracy, one.test.accuracy, 1e6 * one.seconds_a_row,
+        )  # fmt: skip
+    return min(allowed, key=lambda name: allowed[name].seconds_a_row)
+
+
+def _write_golden(bundle: Path, model: ResNet, inputs: NDArray[np.float32]) -> dict[str, Tolerance]:
+    """Write the golden file and return what each variant's replay allows, as measured here with a margin."""
+    with torch.no_grad():
+        expected = model(torch.from_numpy(inputs)).numpy()
+    arrays: dict[str, Any] = {f"inputs/{GRAPH}/{INPUT}": inputs, f"framework/{GRAPH}/{OUTPUT}": expected}
+    tolerances = {}
+    for name, file in _FILES.items():
+        (found,) = open_session(bundle / file).run(None, {INPUT: inputs})
+        arrays[f"runtime/{name}/{GRAPH}/{OUTPUT}"] = found
+        difference = float(np.abs(found - expected).max())
+        # Another processor adds in another order. In int8 that may move a value over the edge between two steps.
+        tolerances[name] = Tolerance(
+            framework=round(max(2 * difference, 1e-3), 6), runtime=1e-3 if name == "fp32" else 0.05
+        )
+    np.savez_compressed(bundle / GOLDEN_FILE, **arrays)
+    return tolerances
+
+
+def _variant(bundle: Path, file: str, tolerance: Tolerance) -> Variant:
+    inputs, outputs = tensors_of(bundle / file)
+    return Variant(graphs={GRAPH: Graph(file=file, inputs=inputs, outputs=outputs)}, tolerance=tolerance)
+
+
+def _quality(measured: Mapping[str, _Measured], default: str, seed: int) -> tuple[Quality, ...]:
+    where = f"{hardware()}, ONNX Runtime on CPU"
+    figures = []
+    for name in (default, *(other for other in measured if other != default)):
+        for split, result in (("test", measured[name].test), ("validation", measured[name].validation)):
+            for metric, value in (("accuracy", result.accuracy), ("calibration_error", result.calibration_error)):
+                figures.append(
+                    Quality(
+                        metric=metric, value=value, split=split, n=result.n, variant=name, seeds=(seed,), hardware=where
+                    )
+                )
+    return tuple(figures)
+
+
+def _provenance(config: Config, data: DataSet, seconds: float) -> Provenance:
+    initial = None
+    if config.model.initial_weights == "cifar10":
+        file = published_weights(config.model.depth)
+        initial = Source(
+            name=f"CIFAR-10 ResNet-{config.model.depth}",
+            licence="BSD-2-Clause",
+            url=file.url,
+            sha256={file.name: file.digest.removeprefix("sha256:")},
+        )
+    return Provenance(
+        created=datetime.now(UTC).strftime("%Y-%m-%d"),
+        commit=commit(),
+        seed=config.seed,
+        config=config.model_dump(mode="json"),
+        data=Source(name=data.name, licence=data.licence, url=data.url, sha256=data.sha256),
+        initial_weights=initial,
+        tools=tools(),
+        opset=OPSET,
+        training_hardware=hardware(),
+        training_seconds=round(seconds),
+    )
+
+
+def _by_class(result: Evaluation) -> str:
+    return markdown_table(("class", "recall"), [(label, f"{value:.3f}") for label, value in result.by_class.items()])
+
+
+def _variants(bundle: Path, measured: Mapping[str, _Measured]) -> str:
+    rows = [
+        (
+            name,
+            f"{one.test.accuracy:.4f}",
+            f"{(bundle / _FILES[name]).stat().st_size / 1024:.0f} kB",
+            f"{measured['fp32'].seconds_a_row / one.seconds_a_row:.2f} x",
+        )
+        for name, one in measured.items()
+    ]
+    return markdown_table(("variant", "test accuracy", "file", "speed (batch 32, one thread)"), rows)
