@@ -51,10 +51,12 @@ chart: ## lint the Helm chart
 	@test -d helm/inferd || { echo "make chart: there is no helm/inferd here yet; it comes with the Helm chart" >&2; exit 1; }
 	helm lint helm/inferd
 
-# An x86-64 CPU with AVX2 and no VNNI: int8 arithmetic saturates there where a newer CPU's doesn't.
+# An x86-64 CPU with AVX2 and no VNNI: int8 arithmetic saturates there where a newer CPU's doesn't. What is taken off it
+# are features for operating systems, which qemu doesn't emulate and would warn of in every thread.
+EMULATED := qemu-x86_64 -cpu Haswell-noTSX,-pcid,-x2apic,-tsc-deadline,-invpcid
 test-emulated: $(SERVE)/.ready ## replay the shipped bundles on an emulated older CPU (Debian's qemu-user)
 	@$(require_qemu)
-	qemu-x86_64 -cpu Haswell-noTSX $(SERVE)/python -m service.cli verify $(ARGS)
+	$(EMULATED) $(SERVE)/python -m service.cli verify $(ARGS)
 
 lock: $(LOCK)/.ready ## remake requirements/ from pyproject.toml (newest of all: ARGS=--upgrade)
 	echo setuptools | $(compile) --generate-hashes - --output-file requirements/build.txt

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version as package_version
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from prometheus_client import start_http_server
 from starlette.exceptions import HTTPException
 
@@ -80,7 +81,8 @@ def create_app(settings: Settings) -> FastAPI:
         if exporter:
             exporter.shutdown()
 
-    app = FastAPI(title="inferd", version=version, lifespan=lifespan, redoc_url=None)
+    # FastAPI as it is, but the page at /docs comes from here and not from somebody's network.
+    app = FastAPIOffline(title="inferd", version=version, lifespan=lifespan, redoc_url=None)
     app.state.repository = repository
     app.include_router(health.router(repository, metrics, with_metrics=settings.metrics_port is None))
     app.include_router(predict.router(repository, max_body_bytes=settings.max_body_bytes))

@@ -273,7 +273,7 @@ def read_manifest(folder: Path) -> Manifest:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise BundleRefused(MANIFEST_FILE, f"can't be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleRefused(MANIFEST_FILE, f"is no JSON ({error})") from error
     if not isinstance(content, dict):
         raise BundleRefused(MANIFEST_FILE, "is no JSON object")
@@ -299,7 +299,8 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
     """
     for name, entry in manifest.files.items():
         path = folder / name
-        if path.is_symlink() or not path.is_file():
+        linked = path.is_symlink() or (path.parent != folder and path.parent.is_symlink())
+        if linked or not path.is_file():
             raise BundleRefused(name, "is missing or no plain file")
         size = path.stat().st_size
         if size != entry.bytes:

@@ -45,9 +45,10 @@ class Metrics:
 
     def __init__(self, version: str) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter(
+        self._requests = Counter(
             "inferd_requests", "HTTP requests answered.", ("protocol", "code"), registry=self.registry
         )
+        self._bound_requests: dict[tuple[str, int], Counter] = {}
         self._failures = Counter(
             "inferd_request_failures",
             "Requests that failed, by reason; model and version are empty where no loaded model was addressed.",
@@ -97,6 +98,13 @@ class Metrics:
     def watch_queue(self, model: str, version: int, depth: Callable[[], float]) -> None:
         """Read the queue's depth from `depth` whenever metrics are scraped."""
         self._queue_depth.labels(model, str(version)).set_function(depth)
+
+    def count_request(self, protocol: str, status: int) -> None:
+        """Count an answered HTTP request."""
+        key = (protocol, status)
+        if key not in self._bound_requests:
+            self._bound_requests[key] = self._requests.labels(protocol, str(status))
+        self._bound_requests[key].inc()
 
     def unaddressed(self, reason: str) -> None:
         """Count a request that failed before it reached a loaded model."""

@@ -66,7 +66,7 @@ class Observability:
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics, is_draining: Callable[[], bool], access_log: bool) -> None:
         self._app = app
-        self._requests = metrics.requests
+        self._metrics = metrics
         self._is_draining = is_draining
         self._access_log = access_log
 
@@ -93,8 +93,7 @@ class Observability:
         try:
             await self._app(scope, receive, send_observed)
         finally:
-            protocol = _PROTOCOLS.get(scope["path"].split("/", 2)[1], "other")
-            self._requests.labels(protocol, str(status)).inc()
+            self._metrics.count_request(_protocol(scope["path"]), status)
             if self._access_log or status == 500:
                 self._log(scope, status, time.perf_counter() - started)
 
@@ -107,6 +106,11 @@ class Observability:
         }
         level = logging.ERROR if status == 500 else logging.INFO
         logger.log(level, "%s %s %d", scope["method"], scope["path"], status, extra={"fields": fields})
+
+
+def _protocol(path: str) -> str:
+    """The dialect that a path belongs to."""
+    return _PROTOCOLS.get(path.lstrip("/").partition("/")[0], "other")
 
 
 def _identity(scope: Scope) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
+import socket
 from types import FrameType
 
 import uvicorn
@@ -13,6 +15,9 @@ from fastapi import FastAPI
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+_FIRST_REQUEST_S = 0.25
+"""How long a connection that was accepted last may take to send its request."""
 
 
 class DrainingServer(uvicorn.Server):
@@ -46,6 +51,40 @@ class DrainingServer(uvicorn.Server):
         logger.info("%s: draining", signal.Signals(sig).name)
         self._repository.begin_drain()
         asyncio.get_running_loop().call_later(self._delay_s, self._close)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening without losing who is connected already, then end as uvicorn does."""
+        for server in self.servers:
+            for listener in server.sockets:
+                await self._accept_the_rest(server, listener.fileno())
+        if not self.force_exit:
+            await asyncio.sleep(_FIRST_REQUEST_S)
+        await super().shutdown(sockets)
+
+    async def _accept_the_rest(self, server: asyncio.Server, descriptor: int) -> None:
+        """Close a listener, and take the connections that the kernel completed but nobody accepted yet.
+
+        Closing alone would reset them, and their clients had every reason to believe that they were being served.
+        """
+        loop = asyncio.get_running_loop()
+        with socket.socket(fileno=os.dup(descriptor)) as listener:
+            server.close()
+            listener.setblocking(False)
+            accepted = []
+            while True:
+                try:
+                    accepted.append(listener.accept()[0])
+                except BlockingIOError:
+                    break
+        for connection in accepted:
+            await loop.connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> asyncio.Protocol:
+        """What uvicorn makes for each connection of its own."""
+        protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return protocol
 
     def _close(self) -> None:
         self.should_exit = True

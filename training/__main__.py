@@ -22,9 +22,9 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change one value")
     parser.add_argument("--run", default="default", help="name of the run's folder in INFERD_RUNS_DIR")
     given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    for talkative in ("onnxscript", "onnx_ir", "torch.onnx", "onnxruntime", "root"):
-        logging.getLogger(talkative).setLevel(logging.WARNING)
+    # The libraries tell at length what they do; what they warn of is enough.
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    logging.getLogger("training").setLevel(logging.INFO)
     step = importlib.import_module(f"training.{given.task}.{given.step}")
     config_file = given.config or Path(__file__).parent / given.task / "config.toml"
     config = read_config(importlib.import_module(f"training.{given.task}.train").Config, config_file, given.set)

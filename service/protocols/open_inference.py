@@ -48,6 +48,9 @@ class _InferRequest(msgspec.Struct):
 
 _REQUEST = msgspec.json.Decoder(_InferRequest)
 
+_GIVEN_KINDS = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}
+"""NumPy's kinds of what JSON held, that fit each kind of datatype: whole numbers are floats too, not the other way."""
+
 _TENSOR_SCHEMA = {
     "type": "object",
     "required": ["name", "shape", "datatype", "data"],
@@ -175,15 +178,35 @@ def _to_array(given: _InputTensor, expected: Tensor) -> NDArray[Any]:
         raise BadInput(
             f"input {given.name!r} has shape {given.shape}; expected {_describe(expected)['shape']} (-1: any size)"
         )
-    try:
-        array = np.asarray(given.data, dtype=DTYPES[given.datatype])
-    except (ValueError, TypeError, OverflowError) as error:
-        raise BadInput(f"input {given.name!r}: data are no {given.datatype} numbers ({error})") from error
+    array = _to_numbers(given)
     if array.ndim > 1 and array.shape != tuple(given.shape):
         raise BadInput(f"input {given.name!r}: data are nested as {list(array.shape)}, but shape is {given.shape}")
     if array.size != math.prod(given.shape):
         raise BadInput(f"input {given.name!r}: data have {array.size} numbers; shape {given.shape} needs other")
     return array.reshape(given.shape)
+
+
+def _to_numbers(given: _InputTensor) -> NDArray[Any]:
+    """Make an array of the datatype asked for, if every number is one of that datatype: none is cut or wrapped."""
+    dtype = DTYPES.get(given.datatype)
+    if dtype is None:
+        raise BadInput(f"input {given.name!r}: {given.datatype} can't be sent as JSON numbers")
+    try:
+        numbers = np.asarray(given.data)
+    except ValueError as error:
+        raise BadInput(f"input {given.name!r}: data are not nested evenly") from error
+    if numbers.size == 0 or numbers.dtype == dtype:
+        return numbers.astype(dtype)
+    if numbers.dtype.kind not in _GIVEN_KINDS[dtype.kind]:
+        raise BadInput(f"input {given.name!r}: data are no {given.datatype} numbers")
+    if dtype.kind in "iu" and not np.iinfo(dtype).min <= numbers.min() <= numbers.max() <= np.iinfo(dtype).max:
+        raise BadInput(f"input {given.name!r}: data have numbers that {given.datatype} has not")
+    with np.errstate(over="ignore"):
+        array = numbers.astype(dtype)
+    if dtype.kind == "f" and not np.isfinite(array).all():
+        # JSON has no infinite numbers: what is one now was too large.
+        raise BadInput(f"input {given.name!r}: data have numbers too large for {given.datatype}")
+    return array
 
 
 def _wanted(asked: list[_RequestedOutput], outputs: tuple[Tensor, ...]) -> list[Tensor]:

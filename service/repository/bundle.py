@@ -80,12 +80,7 @@ def load_bundle(folder: BundleFolder, options: LoadOptions) -> Bundle:
         BundleRefused: it may not be served; file and reason are in the message.
         NotReady: this machine can't run it as asked.
     """
-    manifest = read_manifest(folder.path)
-    verify_files(folder.path, manifest)
-    if manifest.task not in TASKS:
-        raise BundleRefused("manifest.json", f"task {manifest.task!r} is none of {', '.join(sorted(TASKS))}")
-    task = TASKS[manifest.task](folder.path, manifest, options.limits)
-    golden = Golden(folder.path, manifest)
+    manifest, task, golden = _open(folder, options)
     variant, session = _first_that_replays(folder, manifest, golden, options)
     max_rows = min(options.max_batch_rows, manifest.batching.max_batch_size)
     example = golden.inputs(GRAPH, session)
@@ -103,12 +98,20 @@ def verify_bundle(folder: BundleFolder, options: LoadOptions) -> Manifest:
     Raises:
         BundleRefused: as `load_bundle`, but no variant may take another one's place.
     """
-    manifest = read_manifest(folder.path)
-    verify_files(folder.path, manifest)
-    golden = Golden(folder.path, manifest)
+    manifest, _, golden = _open(folder, options)
     for name in manifest.variants:
         _load_variant(folder, manifest, name, golden, options)
     return manifest
+
+
+def _open(folder: BundleFolder, options: LoadOptions) -> tuple[Manifest, Task[Any], Golden]:
+    """Check all of a bundle that can be checked without running it."""
+    manifest = read_manifest(folder.path)
+    verify_files(folder.path, manifest)
+    if manifest.task not in TASKS:
+        raise BundleRefused("manifest.json", f"task {manifest.task!r} is none of {', '.join(sorted(TASKS))}")
+    task = TASKS[manifest.task](folder.path, manifest, options.limits)
+    return manifest, task, Golden(folder.path, manifest)
 
 
 def _first_that_replays(

@@ -44,22 +44,36 @@ class Golden:
             if size > _MAX_BYTES:
                 raise BundleRefused(self._file, f"has {size} bytes unpacked, the limit is {_MAX_BYTES}")
             with np.load(path, allow_pickle=False) as arrays:
-                self._arrays: dict[str, NDArray[Any]] = dict(arrays)
-        except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+                self._arrays: dict[str, NDArray[Any]] = {
+                    name: array for name, array in arrays.items() if isinstance(array, np.ndarray)
+                }
+        except BundleRefused:
+            raise
+        except Exception as error:  # zipfile, its decompressors and NumPy raise a dozen unrelated classes
             raise BundleRefused(self._file, f"can't be read ({error})") from error
 
     def inputs(self, graph: str, session: OnnxSession) -> dict[str, NDArray[Any]]:
-        """The golden inputs of `graph`, a batch."""
-        return {tensor.name: self._array(f"inputs/{graph}/{tensor.name}") for tensor in session.graph.inputs}
+        """The golden inputs of `graph`, a batch.
+
+        Raises:
+            BundleRefused: one is missing, or has no rows and so would prove nothing.
+        """
+        inputs = {tensor.name: self._array(f"inputs/{graph}/{tensor.name}") for tensor in session.graph.inputs}
+        for name, array in inputs.items():
+            if not array.shape or not len(array):
+                raise BundleRefused(self._file, f"array 'inputs/{graph}/{name}' has no rows")
+        return inputs
 
     def replay(self, name: str, variant: Variant, graph: str, session: OnnxSession) -> None:
         """Run `graph` of the variant called `name` and compare what comes out.
 
         Raises:
             GoldenMismatch: an output differs by more than the manifest allows, or the graph fails.
+            BundleRefused: there is nothing to compare with.
         """
+        inputs = self.inputs(graph, session)
         try:
-            outputs = session.run(self.inputs(graph, session))
+            outputs = session.run(inputs)
         except InferdError as error:
             raise GoldenMismatch(session.graph.file, f"the golden replay failed: {error}") from error
         for tensor in session.graph.outputs:
@@ -69,6 +83,8 @@ class Golden:
                 ("PyTorch", f"framework/{graph}/{tensor.name}", variant.tolerance.framework),
             ):
                 expected = self._array(key)
+                if expected.dtype.kind not in "biuf":
+                    raise BundleRefused(self._file, f"array {key!r} holds no numbers but {expected.dtype}")
                 if found.shape != expected.shape:
                     problem = f"has shape {found.shape}, not {expected.shape}"
                 else:

@@ -20,6 +20,9 @@ from service.repository.bundle import Bundle
 from service.runtime.session import Arrays
 from service.threads import BoundedThreads
 
+_LARGE_INPUT = 64 * 1024
+"""Bytes or characters past which even parsing belongs in a thread."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -83,13 +86,14 @@ class Model:
         """
         started = time.perf_counter()
         task = self.bundle.task
-        request = task.parse(inputs, parameters)
-        if task.is_heavy(request):
-            arrays = await self._decoding.run(partial(task.encode, request))
+        if isinstance(inputs, bytes | str) and len(inputs) > _LARGE_INPUT:
+            prepared = await self._decoding.run(partial(self._prepare, inputs, parameters))
         else:
-            arrays = task.encode(request)
+            request = task.parse(inputs, parameters)
+            encode = partial(task.encode, request)
+            prepared = Prepared(request, await self._decoding.run(encode) if task.is_heavy(request) else encode())
         self._metrics.preprocess_seconds.observe(time.perf_counter() - started)
-        return Prepared(request, arrays)
+        return prepared
 
     def submit(self, arrays: Arrays, deadline: float | None = None) -> asyncio.Future[Answer]:
         """Queue tensors for the graph; cancelling the future withdraws them.
@@ -130,6 +134,10 @@ class Model:
         """Finish what was accepted and take nothing more."""
         self._metrics.ready.set(0)
         await self._batcher.drain()
+
+    def _prepare(self, inputs: object, parameters: Mapping[str, object]) -> Prepared:
+        request = self.bundle.task.parse(inputs, parameters)
+        return Prepared(request, self.bundle.task.encode(request))
 
     def _count_batch(self, report: BatchReport) -> None:
         self._metrics.batch_size.observe(report.rows)

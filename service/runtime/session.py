@@ -74,7 +74,8 @@ class OnnxSession:
         # Spinning threads take the core that the event loop and the other models need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = ort.InferenceSession(model, options, providers=list(providers))
+            # Its own fallback would print to standard output and turn a failing GPU into a silent CPU.
+            self._session = ort.InferenceSession(model, options, providers=list(providers), enable_fallback=False)
         except Exception as error:  # ONNX Runtime raises a dozen unrelated classes, some of them bare RuntimeError
             raise BundleRefused(graph.file, f"ONNX Runtime can't load it ({error})") from error
         if self._session.get_providers()[0] != providers[0]:
@@ -83,8 +84,11 @@ class OnnxSession:
             )
         self.graph = graph
         self._outputs = [tensor.name for tensor in graph.outputs]
-        _compare(graph.file, "input", graph.inputs, self._session.get_inputs())
-        _compare(graph.file, "output", graph.outputs, self._session.get_outputs())
+        try:
+            _compare(graph.file, "input", graph.inputs, self._session.get_inputs())
+            _compare(graph.file, "output", graph.outputs, self._session.get_outputs())
+        except UnicodeDecodeError as error:
+            raise BundleRefused(graph.file, f"has a name that is no text ({error})") from error
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Run the graph once.

@@ -56,13 +56,15 @@ class ImageClassification:
         limits: of a request.
 
     Raises:
-        BundleRefused: the labels are no list of texts, or not as many as the graph has outputs.
+        BundleRefused: the labels are no list of texts, or not as many as the graph has outputs; or the graph takes
+            something else than the preprocessing makes.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, limits: TaskLimits) -> None:
         self._preprocessing = manifest.preprocessing
         self._postprocessing = manifest.postprocessing
         self._limits = limits
+        _check_input(manifest)
         self.labels = _read_labels(folder, manifest)
 
     def parse(self, inputs: object, parameters: Mapping[str, object]) -> Request:
@@ -142,11 +144,27 @@ def _picture_bytes(inputs: object) -> bytes:
         raise BadInput(f"inputs is no base64 text of a picture ({error}); addresses are not fetched") from error
 
 
+def _check_input(manifest: Manifest) -> None:
+    how = manifest.preprocessing
+    made = ("batch", how.channels, how.height, how.width)
+    for graph in (graph for variant in manifest.variants.values() for graph in variant.graphs.values()):
+        kinds = [(tensor.name, tensor.datatype, len(tensor.shape)) for tensor in graph.inputs]
+        sizes = zip(graph.inputs[0].shape, made, strict=False)
+        if kinds != [(how.input, "FP32", len(made))] or any(
+            isinstance(one, int) and one != size for one, size in sizes
+        ):
+            inputs = ", ".join(f"{tensor.name!r} {tensor.datatype} {tensor.shape}" for tensor in graph.inputs)
+            raise BundleRefused(
+                "manifest.json",
+                f"preprocessing makes {how.input!r} FP32 {made}, but {graph.file} has the inputs {inputs}",
+            )
+
+
 def _read_labels(folder: Path, manifest: Manifest) -> tuple[str, ...]:
     name = manifest.postprocessing.labels
     try:
         labels = json.loads((folder / name).read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleRefused(name, f"is no JSON ({error})") from error
     if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
         raise BundleRefused(name, "must be a list of texts")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from service.manifest import MANIFEST_FILE, FileEntry, Manifest, read_manifest, verify_files
+from service.manifest import MANIFEST_FILE, NAME_PATTERN, FileEntry, Manifest, read_manifest, verify_files
 from training.core.data import sha256_of
 
 
@@ -25,9 +26,12 @@ def new_bundle(models: Path, name: str, version: int, *, replace: bool = False) 
         replace: whether a bundle of that version may be there already.
 
     Raises:
+        ValueError: the server would never find a bundle of that name or version.
         FileExistsError: it is, and may not.
         BundleRefused: what was written breaks the contract.
     """
+    if not re.fullmatch(NAME_PATTERN, name) or version < 1:
+        raise ValueError(f"a model's name is like {NAME_PATTERN} and its version 1 or more, not {name!r} and {version}")
     target = models / name / str(version)
     if target.exists() and not replace:
         raise FileExistsError(f"{target} exists: choose another version, or replace it (--set export.replace=true)")
@@ -47,6 +51,8 @@ def new_bundle(models: Path, name: str, version: int, *, replace: bool = False) 
             temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # it holds other versions, as it mostly does
+            target.parent.rmdir()
 
 
 def file_entries(folder: Path) -> dict[str, FileEntry]:

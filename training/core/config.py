@@ -39,6 +39,8 @@ def read_config(kind: type[ConfigT], path: Path, overrides: Sequence[str] = ()) 
         target = table
         for parent in parents:
             target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise ValueError(f"--set {override!r}: {parent!r} is no table")
         target[key] = _toml_value(text)
     return kind.model_validate(table)
 

@@ -89,11 +89,12 @@ def fit(
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
     parts: dict[str, Stateful] = {"model": model, "averaged": averaged, "optimiser": optimiser, "scheduler": scheduler}
     step = run.restore(parts)
+    losses, seconds = [value.to(device) for value in run.losses], run.seconds  # of an epoch that was cut off
     precision = _precision(config, device)
     saved_at = time.monotonic()
 
     for epoch in range(step // steps_per_epoch, config.epochs):
-        started, losses = time.monotonic(), []
+        started = time.monotonic() - seconds
         model.train()
         progress = tqdm(
             batches(epoch, step % steps_per_epoch),
@@ -114,8 +115,9 @@ def fit(
             averaged.update_parameters(model)
             step += 1
             losses.append(value.detach())
-            if time.monotonic() - saved_at > config.checkpoint_minutes * 60:
-                run.checkpoint(parts, step)
+            # Not after an epoch's last step: a run resumed there would miss that epoch's evaluation.
+            if step % steps_per_epoch and time.monotonic() - saved_at > config.checkpoint_minutes * 60:
+                run.checkpoint(parts, step, losses, time.monotonic() - started)
                 saved_at = time.monotonic()
         measures = evaluate(averaged.module)
         row: dict[str, float] = {
@@ -128,6 +130,7 @@ def fit(
         if run.record(row, select):
             run.save_best(averaged.module)
         run.checkpoint(parts, step)
+        losses, seconds = [], 0.0
         logger.info("%s", " ".join(f"{name}={value:.4g}" for name, value in row.items()))
 
 
@@ -137,9 +140,10 @@ def _optimiser(model: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
     if unknown:
         raise ValueError(f"learning_rate_scale names {sorted(unknown)}, which the model does not have")
     groups = []
-    for name, part in model.named_children():
+    parts = [(name, part.parameters()) for name, part in model.named_children()]
+    for name, parameters in (*parts, ("", model.parameters(recurse=False))):
         rate = config.learning_rate * config.learning_rate_scale.get(name, 1.0)
-        trained = [parameter for parameter in part.parameters() if parameter.requires_grad]
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
         for decay, members in (
             (config.weight_decay, [parameter for parameter in trained if parameter.ndim > 1]),
             (0.0, [parameter for parameter in trained if parameter.ndim <= 1]),

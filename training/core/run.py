@@ -9,12 +9,12 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from training.core.config import ConfigModel
 
@@ -57,11 +57,16 @@ class Run:
             if json.loads(config_file.read_bytes()) != identity:
                 raise ValueError(f"{folder} holds a run of another configuration: choose another --run, or remove it")
         else:
-            config_file.write_text(json.dumps(identity, indent=2), encoding="utf-8")
+            self._replace("config.json", lambda path: path.write_text(json.dumps(identity, indent=2), encoding="utf-8"))
         self.history: list[dict[str, float]] = []
+        self.losses: Sequence[Tensor] = ()
+        self.seconds = 0.0
 
     def restore(self, parts: Mapping[str, Stateful]) -> int:
-        """Load the last checkpoint into `parts` and return its step; 0 where there is none."""
+        """Load the last checkpoint into `parts` and return its step; 0 where there is none.
+
+        `history`, `losses` and `seconds` are what they were: the last two are of the epoch that was cut off.
+        """
         path = self.folder / "checkpoint.pt"
         if not path.is_file():
             return 0
@@ -70,22 +75,35 @@ class Run:
             part.load_state_dict(saved["parts"][name])
         torch.set_rng_state(saved["rng"])
         self.history = saved["history"]
+        self.losses, self.seconds = saved.get("losses", ()), saved.get("seconds", 0.0)
         return int(saved["step"])
 
-    def checkpoint(self, parts: Mapping[str, Stateful], step: int) -> None:
-        """Save `parts`, so that `restore` goes on after `step`."""
-        states = {name: part.state_dict() for name, part in parts.items()}
-        saved = {"parts": states, "step": step, "history": self.history, "rng": torch.get_rng_state()}
-        self._save("checkpoint.pt", saved)
+    def checkpoint(
+        self, parts: Mapping[str, Stateful], step: int, losses: Sequence[Tensor] = (), seconds: float = 0.0
+    ) -> None:
+        """Save `parts`, so that `restore` goes on after `step`.
+
+        Args:
+            parts: by name.
+            step: how many were taken.
+            losses: of the steps of an epoch that goes on.
+            seconds: that this epoch has taken.
+        """
+        saved = {
+            "parts": {name: part.state_dict() for name, part in parts.items()},
+            "step": step,
+            "history": self.history,
+            "rng": torch.get_rng_state(),
+            "losses": list(losses),
+            "seconds": seconds,
+        }
+        self._replace("checkpoint.pt", lambda path: torch.save(saved, path))
 
     def record(self, row: dict[str, float], select: str) -> bool:
         """Add an epoch's measures to the history; True where `select` is larger than ever before."""
         best = all(row[select] > earlier[select] for earlier in self.history)
         self.history.append(row)
-        with (self.folder / "history.csv").open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, fieldnames=list(row))
-            writer.writeheader()
-            writer.writerows(self.history)
+        self._replace("history.csv", self._write_history)
         return best
 
     def read_history(self) -> list[dict[str, float]]:
@@ -93,9 +111,20 @@ class Run:
         with (self.folder / "history.csv").open(newline="", encoding="utf-8") as stream:
             return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
 
+    def add_hardware(self, name: str) -> None:
+        """Note that the run is trained on `name`: a run may go on elsewhere, and be exported elsewhere again."""
+        names = self.read_hardware()
+        if name not in names:
+            self._replace("hardware.json", lambda path: path.write_text(json.dumps([*names, name]), encoding="utf-8"))
+
+    def read_hardware(self) -> list[str]:
+        """On what the run was trained, in the order of its parts."""
+        path = self.folder / "hardware.json"
+        return list(json.loads(path.read_bytes())) if path.is_file() else []
+
     def save_best(self, model: nn.Module) -> None:
         """Keep the weights of `model` as the run's result."""
-        self._save("best.pt", model.state_dict())
+        self._replace("best.pt", lambda path: torch.save(model.state_dict(), path))
 
     def load_best(self, model: nn.Module) -> None:
         """Load the run's result into `model`.
@@ -105,7 +134,13 @@ class Run:
         """
         model.load_state_dict(torch.load(self.folder / "best.pt", map_location="cpu", weights_only=True))
 
-    def _save(self, name: str, content: Any) -> None:
+    def _write_history(self, path: Path) -> None:
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, fieldnames=list(self.history[-1]))
+            writer.writeheader()
+            writer.writerows(self.history)
+
+    def _replace(self, name: str, write: Callable[[Path], object]) -> None:
         temporary = self.folder / f"{name}.partial"
-        torch.save(content, temporary)
+        write(temporary)
         temporary.replace(self.folder / name)

@@ -154,7 +154,7 @@ def _load_fashion_mnist(config: DataConfig, seed: int) -> DataSet:
 
 def _load_folder(config: DataConfig, seed: int) -> DataSet:
     root = Path(config.path).expanduser()
-    labels = tuple(sorted(folder.name for folder in (root / "train").iterdir() if folder.is_dir()))
+    labels = _classes(root / "train")
     if len(labels) < 2:
         raise ValueError(f"{root / 'train'} must hold one folder for each of two classes or more")
     # Decoding needs no mean and deviation yet: those are measured on what it gives.
@@ -171,9 +171,11 @@ def _load_folder(config: DataConfig, seed: int) -> DataSet:
     )
     train = _read_pictures(root / "train", labels, how)
     if (root / "test").is_dir():
+        if _classes(root / "test") != labels:
+            raise ValueError(f"{root / 'test'} must hold the same folders as {root / 'train'}: {', '.join(labels)}")
         test = _read_pictures(root / "test", labels, how)
     else:
-        train, test = _split(train, config.test_share, generator(seed, "test"))
+        train, test = _split_each_class(train, config.test_share, generator(seed, "test"), labels)
     kept, held_out = _split(train, config.validation, generator(seed, "split"))
     return DataSet(
         name=config.name,
@@ -188,19 +190,24 @@ def _load_folder(config: DataConfig, seed: int) -> DataSet:
     )
 
 
+def _classes(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(one.name for one in folder.iterdir() if one.is_dir() and not one.name.startswith(".")))
+
+
 def _read_pictures(root: Path, labels: tuple[str, ...], how: ImagePreprocessing) -> Part:
     """Decode every picture under `root`/<class>/ exactly as the server would."""
     pixels, numbers = [], []
     for number, label in enumerate(labels):
-        for path in sorted(path for path in (root / label).iterdir() if path.suffix.lower() in _SUFFIXES):
+        paths = sorted(path for path in (root / label).iterdir() if path.suffix.lower() in _SUFFIXES)
+        if not paths:
+            raise ValueError(f"there are no pictures ({', '.join(_SUFFIXES)}) in {root / label}")
+        for path in paths:
             try:
                 picture = open_picture(path.read_bytes(), max_pixels=_MAX_PIXELS)
                 pixels.append(torch.from_numpy(np.ascontiguousarray(decode_pixels(picture, how))))
             except InferdError as error:
                 raise ValueError(f"{path}: {error}") from error
             numbers.append(number)
-    if not pixels:
-        raise ValueError(f"there are no pictures ({', '.join(_SUFFIXES)}) under {root}")
     return Part(torch.stack(pixels), torch.tensor(numbers))
 
 
@@ -212,6 +219,18 @@ def _split(part: Part, held_out: float, draw: torch.Generator) -> tuple[Part, Pa
     order = torch.randperm(len(part), generator=draw)
     chosen, kept = order[:count], order[count:]
     return Part(part.pixels[kept], part.labels[kept]), Part(part.pixels[chosen], part.labels[chosen])
+
+
+def _split_each_class(part: Part, share: float, draw: torch.Generator, labels: tuple[str, ...]) -> tuple[Part, Part]:
+    """Part every class at random into what is kept and what is held out, a picture at least."""
+    chosen = torch.zeros(len(part), dtype=torch.bool)
+    for number, label in enumerate(labels):
+        members = (part.labels == number).nonzero().flatten()
+        count = max(1, round(share * len(members)))
+        if count >= len(members):
+            raise ValueError(f"class {label!r} has {len(members)} pictures: too few to hold {count} out for the test")
+        chosen[members[torch.randperm(len(members), generator=draw)[:count]]] = True
+    return Part(part.pixels[~chosen], part.labels[~chosen]), Part(part.pixels[chosen], part.labels[chosen])
 
 
 def _preprocessing(train: Part, **how: Any) -> ImagePreprocessing:

@@ -50,14 +50,15 @@ def measure(outputs: Tensor, truth: Tensor, labels: tuple[str, ...]) -> Evaluati
     """Measure logits (N, classes) against class numbers (N,)."""
     classes = len(labels)
     recalls = multiclass_accuracy(outputs, truth, classes, average="none").tolist()
+    confusion = multiclass_confusion_matrix(outputs, truth, classes).numpy()
     return Evaluation(
         n=len(truth),
-        accuracy=float(multiclass_accuracy(outputs, truth, classes, average="micro")),
+        accuracy=int(confusion.trace()) / len(truth),  # not in float32: people read it
         by_class=dict(zip(labels, recalls, strict=True)),
         calibration_error=float(
             multiclass_calibration_error(outputs.softmax(1), truth, classes, n_bins=_CALIBRATION_BINS)
         ),
-        confusion=multiclass_confusion_matrix(outputs, truth, classes).numpy(),
+        confusion=confusion,
     )
 
 
@@ -67,6 +68,10 @@ def load_trained(config: Config, folder: Path) -> tuple[Run, DataSet, ResNet]:
     Raises:
         FileNotFoundError: the run has not finished an epoch.
     """
+    if not (folder / "best.pt").is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no run that has finished an epoch: train first, or choose another --run"
+        )
     run = Run(folder, config, ignore={"export"})
     data = load_data(config.data, config.seed)
     model = build_model(

@@ -10,6 +10,8 @@ from torch.nn import functional
 
 from training.core.config import ConfigModel
 from training.core.loop import FitConfig, best_device, fit
+from training.core.provenance import hardware
+from training.core.report import plot_history
 from training.core.run import Run
 from training.core.seeding import seed_everything
 from training.image_classification.augment import AugmentConfig
@@ -63,9 +65,13 @@ class Config(ConfigModel):
 def train(config: Config, folder: Path) -> None:
     """Train by `config` in the run folder `folder`, going on where an earlier call was cut off."""
     run = Run(folder, config, ignore={"export"})
+    run.add_hardware(hardware())
     seed_everything(config.seed)
     device = best_device()
     data = load_data(config.data, config.seed)
+    steps_per_epoch = len(data.train) // config.train.batch_size
+    if not steps_per_epoch:
+        raise ValueError(f"{len(data.train)} images to train on are no batch of {config.train.batch_size}")
     model = build_model(config.model, channels=data.preprocessing.channels, classes=len(data.labels)).to(device)
 
     def loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -77,13 +83,14 @@ def train(config: Config, folder: Path) -> None:
         batches=lambda epoch, skip: training_batches(
             data, config.train.batch_size, config.augment, seed=config.seed, epoch=epoch, skip=skip, device=device
         ),
-        steps_per_epoch=len(data.train) // config.train.batch_size,
+        steps_per_epoch=steps_per_epoch,
         loss=loss,
         evaluate=lambda network: {"validation_accuracy": accuracy(network, data, data.validation)},
         select="validation_accuracy",
         config=config.fit,
         run=run,
     )
+    plot_history(run.read_history(), "validation_accuracy", folder / "history.png")
 
 
 def accuracy(network: nn.Module, data: DataSet, part: Part) -> float:
