@@ -52,15 +52,19 @@ def open_picture(data: bytes | memoryview, *, max_pixels: int) -> Picture:
     """
     if not data:
         raise BadInput("the image is empty (0 bytes)")
-    with _pillow_errors():
-        image = Image.open(BytesIO(data), formats=FORMATS)
+    try:
+        with _pillow_errors():
+            image = Image.open(BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise TooLarge(f"the image has too many pixels; the limit is {max_pixels} (INFERD_MAX_PIXELS)") from error
     if image.width * image.height > max_pixels:
         raise TooLarge(
             f"the image has {image.width} x {image.height} = {image.width * image.height} pixels; "
             f"the limit is {max_pixels} (INFERD_MAX_PIXELS)"
         )
     frames = getattr(image, "n_frames", 1)
-    if frames > 1:
+    # A camera's JPEG may hold further views of the scene (Pillow calls it MPO); every viewer shows the first.
+    if frames > 1 and image.format != "MPO":
         raise BadInput(f"the image is animated ({frames} frames); send one frame")
     return Picture(image)
 
@@ -105,8 +109,10 @@ def _flattened(image: Image.Image, channels: int, ground: int) -> Image.Image:
     mode = "L" if channels == 1 else "RGB"
     if image.mode.startswith("I"):
         # 16-bit grey: scaled to eight bits. Pillow's own conversion clips at 255.
-        values = np.rint(np.asarray(image, np.float32) / 257).clip(0, 255)
-        image = Image.fromarray(values.astype(np.uint8))
+        values = np.asarray(image, np.float32)
+        greys = np.rint(values / 257).clip(0, 255)
+        transparent = values == image.info.get("transparency", -1)
+        image = Image.fromarray(np.where(transparent, ground, greys).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (ground,) * 3 + (255,)), image)
@@ -122,7 +128,10 @@ def _fitted(image: Image.Image, how: ImagePreprocessing, ground: int) -> Image.I
         return image.resize(size, resample)
     if how.fit == "crop":
         return ImageOps.fit(image, size, resample)
-    return ImageOps.pad(image, size, resample, color=ground if how.channels == 1 else (ground,) * 3)
+    whole = ImageOps.contain(image, size, resample)
+    if 0 in whole.size:  # so thin that rounding left nothing of it
+        whole = image.resize((max(1, whole.width), max(1, whole.height)), resample)
+    return ImageOps.pad(whole, size, resample, color=ground if how.channels == 1 else (ground,) * 3)
 
 
 @contextmanager
@@ -132,7 +141,5 @@ def _pillow_errors() -> Iterator[None]:
         yield
     except UnidentifiedImageError as error:
         raise Unsupported(f"this is no image that can be read; allowed: {', '.join(FORMATS)}") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise TooLarge(f"the image has too many pixels ({error})") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
         raise BadInput(f"the image is broken or truncated ({error})") from error

@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from service.errors import BadInput, NotReady
 from service.manifest import Tensor
-from service.protocols.requests import answer_headers, json_response, read_body, run
+from service.protocols.requests import answer_headers, deadline_of, json_response, parse_json, read_body, run
 from service.repository.model import Model
 from service.repository.repository import Repository
 from service.runtime.session import DTYPES
@@ -125,11 +125,12 @@ def router(repository: Repository, *, version: str, max_body_bytes: int) -> APIR
         """Run the model's graph on tensors."""
         served = repository.get(model, version)
         with served.measured():
-            asked = _parse(await read_body(request, max_body_bytes))
+            deadline = deadline_of(request)
+            asked = parse_json(_REQUEST, await read_body(request, max_body_bytes), "an inference request")
             graph = served.bundle.session.graph
             arrays = _to_arrays(asked.inputs, graph.inputs)
             wanted = _wanted(asked.outputs, graph.outputs)
-            answer = await run(request, served, arrays)
+            answer = await run(request, served, arrays, deadline)
             return json_response(_response(served, asked.id, wanted, answer.outputs), answer_headers(served, answer))
 
     routes.add_api_route("", server_metadata, response_model=None)
@@ -145,13 +146,6 @@ def router(repository: Repository, *, version: str, max_body_bytes: int) -> APIR
 def _describe(tensor: Tensor) -> dict[str, object]:
     shape = [size if isinstance(size, int) else -1 for size in tensor.shape]
     return {"name": tensor.name, "datatype": tensor.datatype, "shape": shape}
-
-
-def _parse(body: bytes) -> _InferRequest:
-    try:
-        return _REQUEST.decode(body)
-    except msgspec.DecodeError as error:
-        raise BadInput(f"the body is no inference request: {error}") from error
 
 
 def _to_arrays(given: list[_InputTensor], expected: tuple[Tensor, ...]) -> dict[str, NDArray[Any]]:

@@ -12,12 +12,12 @@ from typing import Any
 import msgspec
 from fastapi import APIRouter
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service.errors import BadInput, Unsupported
-from service.protocols.requests import answer_headers, json_response, read_body, run
+from service.protocols.requests import answer_headers, deadline_of, json_response, parse_json, read_body, run
 from service.repository.repository import Repository
 
 
@@ -61,9 +61,10 @@ def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
         """Answer one input of the model's task."""
         served = repository.get(model, version)
         with served.measured():
+            deadline = deadline_of(request)
             inputs, parameters = await _read(request, max_body_bytes)
             prepared = await served.prepare(inputs, parameters)
-            answer = await run(request, served, prepared.arrays)
+            answer = await run(request, served, prepared.arrays, deadline)
             return json_response(served.finish(prepared, answer), answer_headers(served, answer))
 
     async def describe(model: str, version: str | None = None) -> Response:
@@ -98,7 +99,8 @@ async def _read(request: Request, limit: int) -> tuple[object, Mapping[str, obje
     """Take inputs and parameters out of whichever kind of body came."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "application/json":
-        return _read_json(await read_body(request, limit))
+        content = parse_json(_BODY, await read_body(request, limit), 'JSON {"inputs": ..., "parameters": {...}}')
+        return content.inputs, {**request.query_params, **content.parameters}
     if media_type == "multipart/form-data":
         return await _read_form(request, limit), request.query_params
     if media_type in ("", "application/octet-stream", "application/x-www-form-urlencoded") or media_type.startswith(
@@ -110,14 +112,6 @@ async def _read(request: Request, limit: int) -> tuple[object, Mapping[str, obje
         f"content type {media_type!r} is not taken; allowed: image/*, application/octet-stream, multipart/form-data, "
         "application/json"
     )
-
-
-def _read_json(body: bytes) -> tuple[object, Mapping[str, object]]:
-    try:
-        content = _BODY.decode(body)
-    except msgspec.DecodeError as error:
-        raise BadInput(f'the body must be JSON {{"inputs": ..., "parameters": {{...}}}}: {error}') from error
-    return content.inputs, content.parameters
 
 
 async def _read_form(request: Request, limit: int) -> bytes:
@@ -133,5 +127,5 @@ async def _read_form(request: Request, limit: int) -> bytes:
             if not isinstance(file, UploadFile):
                 raise BadInput("the form must have one file, in a field called 'file'")
             return await file.read()
-    except MultiPartException as error:
-        raise BadInput(f"the form can't be read: {error.message}") from error
+    except HTTPException as error:
+        raise BadInput(f"the form can't be read: {error.detail}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -13,6 +14,8 @@ from service.batching.records import Answer
 from service.errors import BadInput, Cancelled, TooLarge
 from service.repository.model import Model
 from service.runtime.session import Arrays
+
+T = TypeVar("T")
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
 
@@ -45,14 +48,25 @@ async def read_body(request: Request, limit: int) -> bytes:
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-async def run(request: Request, model: Model, arrays: Arrays) -> Answer:
-    """Run `arrays` through `model` by the deadline of `request`, unless its client goes away first.
+def parse_json(decoder: msgspec.json.Decoder[T], body: bytes, expected: str) -> T:
+    """Decode a JSON body.
+
+    Raises:
+        BadInput: it is no JSON, or not what was `expected`.
+    """
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadInput(f"the body must be {expected}: {error}") from error
+
+
+async def run(request: Request, model: Model, arrays: Arrays, deadline: float | None) -> Answer:
+    """Run `arrays` through `model` by `deadline`, unless the client of `request` goes away first.
 
     Raises:
         Cancelled: the client went away.
         InferdError: whatever the queue or the run raises.
     """
-    deadline = _deadline(request)
     starts_at_once = model.is_idle
     future = model.submit(arrays, deadline)
     # Watching costs a task, so only those are watched that have to wait for others.
@@ -77,8 +91,12 @@ def answer_headers(model: Model, answer: Answer) -> dict[str, str]:
     }
 
 
-def _deadline(request: Request) -> float | None:
-    """When the answer becomes worthless, on the clock of `time.monotonic`."""
+def deadline_of(request: Request) -> float | None:
+    """When the answer becomes worthless, on the clock of `time.monotonic`; asked first, as reading takes time too.
+
+    Raises:
+        BadInput: the header is no time.
+    """
     text = request.headers.get(TIMEOUT_HEADER)
     if text is None:
         return None

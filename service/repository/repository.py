@@ -137,7 +137,7 @@ class Repository:
         if version is None:
             ready = [entry for entry in versions.values() if entry.state == "READY"]
             entry = max(ready or versions.values(), key=lambda one: one.folder.version)
-        elif version.isascii() and version.isdigit() and int(version) in versions:
+        elif version.isascii() and version.isdigit() and len(version) < 10 and int(version) in versions:
             entry = versions[int(version)]
         else:
             known = ", ".join(map(str, sorted(versions)))

@@ -34,6 +34,8 @@ def read_onnx(folder: Path, name: str) -> bytes:
     if not model.graph.node:
         raise BundleRefused(name, "is no ONNX model: it has no graph")
     bodies = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    # What a function's attributes are unless its caller says otherwise: read as if a node had them.
+    bodies += [onnx.NodeProto(attribute=function.attribute_proto) for function in model.functions]
     for tensor in (*model.graph.initializer, *_sparse(model.graph), *_tensors(bodies)):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise BundleRefused(name, f"keeps tensor {tensor.name!r} in another file; export it in one file")

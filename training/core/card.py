@@ -21,28 +21,33 @@ def render_card(
         notices: texts that licences of data and weights oblige to pass on.
     """
     origin = manifest.provenance
-    sections = [
-        f"# {manifest.title}",
-        manifest.description,
+    facts = [
         f"- task: `{manifest.task}`, served at `/predict/{name}`",
         f"- parameters: {manifest.parameters:,}",
         f"- default variant: `{manifest.default_variant}` of {', '.join(f'`{one}`' for one in manifest.variants)}",
-        "## Quality",
-        _quality(manifest),
-        *(part for heading, table in tables.items() for part in (f"## {heading}", table)),
-        *(f"![{caption}]({file})" for caption, file in pictures.items()),
-        "## Where it comes from",
+    ]
+    origins = [
         f"- trained on {origin.training_hardware} in {origin.training_seconds / 60:.0f} minutes, seed {origin.seed}, "
         f"commit `{origin.commit}`, exported {origin.created}",
         f"- data: {_source(origin.data)}",
         *([f"- initial weights: {_source(origin.initial_weights)}"] if origin.initial_weights else []),
         f"- tools: {', '.join(f'{tool} {version}' for tool, version in origin.tools.items())}; opset {origin.opset}",
+    ]
+    sections = [
+        f"# {manifest.title}",
+        manifest.description,
+        "\n".join(facts),
+        "## Quality",
+        _quality(manifest),
+        *(part for heading, table in tables.items() for part in (f"## {heading}", table)),
+        *(f"![{caption}]({file})" for caption, file in pictures.items()),
+        "## Where it comes from",
+        "\n".join(origins),
         "The whole configuration, and the sha256 of every file, are in `manifest.json`.",
         *(["## Notices"] if notices else []),
         *(f"```\n{path.read_text(encoding='utf-8').strip()}\n```" for path in notices),
     ]
-    text = "\n\n".join(sections)
-    return text.replace("\n\n- ", "\n- ").replace("\n- task", "\n\n- task", 1) + "\n"
+    return "\n\n".join(sections) + "\n"
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -204,7 +204,7 @@ def _read_pictures(root: Path, labels: tuple[str, ...], how: ImagePreprocessing)
         for path in paths:
             try:
                 picture = open_picture(path.read_bytes(), max_pixels=_MAX_PIXELS)
-                pixels.append(torch.from_numpy(np.ascontiguousarray(decode_pixels(picture, how))))
+                pixels.append(torch.from_numpy(decode_pixels(picture, how).copy()))
             except InferdError as error:
                 raise ValueError(f"{path}: {error}") from error
             numbers.append(number)

@@ -1,0 +1,295 @@
+"""Small bundles that are made in the test, and small ways to damage them.
+
+The tiny model is a real graph (Flatten and Gemm) whose answers can be told without it: a bright picture is "bright",
+a dark one "dark", and one whose left half is brighter is "left", all the more the larger the difference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from service.manifest import MANIFEST_FILE, Manifest
+
+Array = NDArray[Any]
+
+WIDTH: Final = 6
+HEIGHT: Final = 4
+LABELS: Final = ("dark", "bright", "left")
+FILES: Final = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
+TOLERANCE: Final = 1e-4
+
+
+def weights() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What the tiny model multiplies brightness 0..1 by, (pixels, labels), and what it adds."""
+    bright = np.full((HEIGHT, WIDTH), 8 / (HEIGHT * WIDTH), np.float32)
+    left = np.where(np.arange(WIDTH) < WIDTH // 2, bright, -bright)
+    return np.stack([-bright.ravel(), bright.ravel(), left.ravel()], 1), np.array([4, -4, 0], np.float32)
+
+
+def logits_of(inputs: Array) -> Array:
+    """What the tiny model answers, computed without it; `inputs` are (rows, 1, HEIGHT, WIDTH)."""
+    factors, offsets = weights()
+    answers: Array = inputs.reshape(len(inputs), -1).astype(np.float64) @ factors + offsets
+    return answers
+
+
+def tiny_graph() -> onnx.ModelProto:
+    """Make the tiny model."""
+    factors, offsets = weights()
+    return model_of(
+        [
+            helper.make_node("Flatten", ["image"], ["flat"]),
+            helper.make_node("Gemm", ["flat", "factors", "offsets"], ["logits"]),
+        ],
+        {"factors": factors, "offsets": offsets},
+    )
+
+
+def slow_graph(steps: int = 200) -> onnx.ModelProto:
+    """Make the tiny model with much idle work in it: a run takes tens of milliseconds."""
+    factors, offsets = weights()
+    work = np.eye(128, dtype=np.float32)
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go_on"], ["goes_on"]),
+            helper.make_node("MatMul", ["before", "work"], ["after"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("step", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("before", TensorProto.FLOAT, [128, 128]),
+        ],
+        [
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("after", TensorProto.FLOAT, [128, 128]),
+        ],
+    )
+    return model_of(
+        [
+            helper.make_node("Flatten", ["image"], ["flat"]),
+            helper.make_node("Gemm", ["flat", "factors", "offsets"], ["answers"]),
+            # What is worked on is 0 times the answers: nothing that could be folded into a constant.
+            helper.make_node("ReduceSum", ["answers"], ["total"], keepdims=0),
+            helper.make_node("Mul", ["total", "nothing"], ["zero"]),
+            helper.make_node("Add", ["work", "zero"], ["begun"]),
+            helper.make_node("Loop", ["steps", "", "begun"], ["done"], body=body),
+            helper.make_node("ReduceSum", ["done"], ["worked"], keepdims=0),
+            helper.make_node("Mul", ["worked", "nothing"], ["still_zero"]),
+            helper.make_node("Add", ["answers", "still_zero"], ["logits"]),
+        ],
+        {
+            "factors": factors,
+            "offsets": offsets,
+            "work": work,
+            "nothing": np.array(0, np.float32),
+            "steps": np.array(steps, np.int64),
+        },
+    )
+
+
+def model_of(
+    nodes: Sequence[onnx.NodeProto],
+    constants: Mapping[str, Array],
+    *,
+    functions: Sequence[onnx.FunctionProto] = (),
+    domains: Sequence[str] = (),
+) -> onnx.ModelProto:
+    """Make a model of `nodes`, from "image" to "logits" in the shapes of the tiny model."""
+    graph = helper.make_graph(
+        list(nodes),
+        "tiny",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, HEIGHT, WIDTH])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(LABELS)])],
+        initializer=[numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", 17), *(helper.make_opsetid(domain, 1) for domain in domains)]
+    return helper.make_model(graph, opset_imports=opsets, functions=list(functions), ir_version=10)
+
+
+def golden_inputs(rows: int = 5) -> NDArray[np.float32]:
+    """Make pictures of nothing in particular, the same in every call."""
+    return np.random.default_rng(7).random((rows, 1, HEIGHT, WIDTH), dtype=np.float32)
+
+
+def manifest_of(**changes: object) -> dict[str, Any]:
+    """Make a manifest as JSON has it, without entries of files; `changes` take the place of its top-level keys."""
+    tensors = {
+        "inputs": [{"name": "image", "datatype": "FP32", "shape": ["batch", 1, HEIGHT, WIDTH]}],
+        "outputs": [{"name": "logits", "datatype": "FP32", "shape": ["batch", len(LABELS)]}],
+    }
+    figure = {"value": 0.5, "split": "test", "n": 10, "variant": "fp32", "seeds": [1], "hardware": "none"}
+    source = {"name": "nothing", "licence": "CC0-1.0", "url": "https://example.org", "sha256": {}}
+    return {
+        "schema_version": 1,
+        "title": "A tiny model",
+        "description": "Tells dark from bright.",
+        "task": "image-classification",
+        "parameters": WIDTH * HEIGHT * len(LABELS) + len(LABELS),
+        "files": {},
+        "variants": {
+            name: {
+                "graphs": {"model": {"file": file, **tensors}},
+                "tolerance": {"framework": TOLERANCE, "runtime": TOLERANCE},
+            }
+            for name, file in FILES.items()
+        },
+        "default_variant": "fp32",
+        "golden": "golden.npz",
+        "preprocessing": {
+            "kind": "image",
+            "input": "image",
+            "width": WIDTH,
+            "height": HEIGHT,
+            "channels": 1,
+            "fit": "stretch",
+            "mean": [0.0],
+            "std": [1.0],
+        },
+        "postprocessing": {
+            "kind": "classification",
+            "output": "logits",
+            "activation": "softmax",
+            "labels": "labels.json",
+        },
+        "batching": {"max_batch_size": 8},
+        "quality": [{"metric": "accuracy", **figure}],
+        "provenance": {
+            "created": "2026-01-01",
+            "commit": "0" * 40,
+            "seed": 1,
+            "config": {},
+            "data": source,
+            "tools": {},
+            "opset": 17,
+            "training_hardware": "none",
+            "training_seconds": 0.0,
+        },
+        **changes,
+    }
+
+
+def make_bundle(
+    models: Path,
+    name: str = "tiny",
+    version: int = 1,
+    *,
+    graph: onnx.ModelProto | None = None,
+    labels: Sequence[str] = LABELS,
+    **changes: object,
+) -> Path:
+    """Write a small valid bundle of an image classifier.
+
+    Args:
+        models: the folder of all models.
+        name: of the model.
+        version: of the model.
+        graph: of both variants; the tiny model unless said otherwise.
+        labels: what labels.json lists.
+        changes: top-level keys of the manifest that differ from `manifest_of()`.
+
+    Returns:
+        The bundle's folder.
+    """
+    bundle = models / name / str(version)
+    bundle.mkdir(parents=True)
+    content = (graph or tiny_graph()).SerializeToString()
+    for file in FILES.values():
+        (bundle / file).write_bytes(content)
+    (bundle / "labels.json").write_text(json.dumps(list(labels)), encoding="utf-8")
+    (bundle / "README.md").write_text("# A tiny model\n", encoding="utf-8")
+    inputs = golden_inputs()
+    outputs = ort.InferenceSession(content, providers=["CPUExecutionProvider"]).run(["logits"], {"image": inputs})[0]
+    write_golden(
+        bundle,
+        {
+            "inputs/model/image": inputs,
+            "framework/model/logits": outputs,
+            **{f"runtime/{variant}/model/logits": outputs for variant in FILES},
+        },
+    )
+    write_manifest(bundle, manifest_of(**changes))
+    sign(bundle)
+    Manifest.model_validate(manifest_in(bundle))
+    return bundle
+
+
+def write_golden(bundle: Path, arrays: Mapping[str, Array]) -> None:
+    """Write the golden file anew; it is not signed."""
+    np.savez_compressed(bundle / "golden.npz", allow_pickle=True, **arrays)
+
+
+def read_golden(bundle: Path) -> dict[str, Array]:
+    """Read the golden file."""
+    with np.load(bundle / "golden.npz") as arrays:
+        return dict(arrays)
+
+
+def manifest_in(bundle: Path) -> dict[str, Any]:
+    """Read the manifest as JSON has it, valid or not."""
+    content: dict[str, Any] = json.loads((bundle / MANIFEST_FILE).read_bytes())
+    return content
+
+
+def write_manifest(bundle: Path, content: object) -> None:
+    """Write the manifest, valid or not."""
+    (bundle / MANIFEST_FILE).write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
+def edit(bundle: Path, *keys: str | int, to: object) -> None:
+    """Set what lies at `keys` in the manifest, valid or not."""
+    content = manifest_in(bundle)
+    write_manifest(bundle, with_edit(content, *keys, to=to))
+
+
+def with_edit(content: dict[str, Any], *keys: str | int, to: object) -> dict[str, Any]:
+    """Return a copy of a manifest with `to` at `keys`; to=... (Ellipsis) takes the key away."""
+    copy: Any = json.loads(json.dumps(content))
+    inner = copy
+    for key in keys[:-1]:
+        inner = inner[key]
+    if to is ...:
+        del inner[keys[-1]]
+    else:
+        inner[keys[-1]] = to
+    assert isinstance(copy, dict)
+    return copy
+
+
+def sign(bundle: Path) -> None:
+    """Write size and sha256 of every file, as they are now, into the manifest."""
+    edit(
+        bundle,
+        "files",
+        to={
+            path.relative_to(bundle).as_posix(): {
+                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                "bytes": path.stat().st_size,
+            }
+            for path in sorted(bundle.rglob("*"))
+            if path.is_file() and path.name != MANIFEST_FILE
+        },
+    )
+
+
+def flip_a_byte(path: Path, position: int | None = None) -> None:
+    """Change one bit of a file, in the middle unless said otherwise."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 if position is None else position] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    """Cut the second half of a file off."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])

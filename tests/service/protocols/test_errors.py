@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from service import errors
+from service.errors import InferdError, Overloaded
+from service.metrics import FAILURES
+from service.protocols.errors import STATUS, status_of
+
+OPERATIONS = Path(__file__).parents[3] / "docs" / "operations.md"
+ERRORS = [one for one in vars(errors).values() if inspect.isclass(one) and issubclass(one, InferdError)]
+
+MEANT = {
+    "BadInput": 400,
+    "TooLarge": 413,
+    "Unsupported": 415,
+    "NotFound": 404,
+    "NotReady": 503,
+    "Overloaded": 429,
+    "DeadlineExceeded": 504,
+    "Cancelled": 499,
+    "RuntimeFailure": 500,
+    "InferdError": 500,
+    "BundleRefused": 500,
+}
+
+
+def error_of(kind: type[InferdError]) -> InferdError:
+    if issubclass(kind, errors.BundleRefused):
+        return kind("file", "problem")
+    return kind("text", retry_after_s=1.0) if issubclass(kind, Overloaded) else kind("text")
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_every_error_has_a_status_and_a_reason_for_the_metrics(kind: type[InferdError]) -> None:
+    assert status_of(error_of(kind)) == MEANT[kind.__name__]
+    assert kind.reason in FAILURES
+
+
+def test_the_tree_in_the_docstring_is_the_tree_of_classes() -> None:
+    assert errors.__doc__
+    drawn = re.findall(r"^([│├└─ ]*)([A-Z]\w+)", errors.__doc__, re.MULTILINE)
+    parents: dict[int, str] = {}
+    found = {}
+    for branch, name in drawn:
+        if name in MEANT:
+            depth = len(branch) // 4
+            parents[depth] = name
+            found[name] = parents.get(depth - 1, "Exception")
+    assert found == {kind.__name__: kind.__base__.__name__ for kind in ERRORS if kind.__base__}
+
+
+def test_an_error_that_is_not_in_the_table_answers_as_its_nearest_ancestor() -> None:
+    class StillTooLarge(errors.TooLarge):
+        """One that nobody has thought of."""
+
+    assert status_of(StillTooLarge("text")) == 413
+
+
+def test_every_status_is_in_the_documentation() -> None:
+    documented = set(re.findall(r"^\| (\d{3}) \|", OPERATIONS.read_text(encoding="utf-8"), re.MULTILINE))
+    assert documented == {str(status) for status in STATUS.values()}
+
+
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/predict", "/predict/", "/predict/tiny/versions", "/v2/models", "/v3", "//"]
+)
+def test_a_path_where_there_is_nothing_is_answered_in_json(client: TestClient, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json().keys() == {"error"}
+    assert answer.json()["error"].startswith("there is nothing at /")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("GET", "/v2/models/tiny/infer", "POST"), ("POST", "/health/live", "GET"), ("DELETE", "/v2", "GET")],
+)
+def test_a_wrong_method_is_answered_with_the_right_one(
+    client: TestClient, method: str, path: str, allowed: str
+) -> None:
+    answer = client.request(method, path)
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == allowed
+    assert answer.json() == {"error": f"{method} is not allowed at {path}; allowed: {allowed}"}

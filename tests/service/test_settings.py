@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from service.settings import ENV_PREFIX, Settings
+
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+VALUES: dict[str, tuple[str, object]] = {
+    "host": ("0.0.0.0", "0.0.0.0"),
+    "port": ("9000", 9000),
+    "metrics_port": ("9001", 9001),
+    "models": ("/srv/models", Path("/srv/models")),
+    "device": ("cuda", "cuda"),
+    "tensorrt": ("true", True),
+    "threads": ("3", 3),
+    "max_body_bytes": ("1000", 1000),
+    "max_pixels": ("2000", 2000),
+    "max_batch_rows": ("16", 16),
+    "max_queue_s": ("0.25", 0.25),
+    "max_queue_rows": ("100", 100),
+    "drain_delay_s": ("5", 5.0),
+    "drain_timeout_s": ("7.5", 7.5),
+    "access_log": ("1", True),
+    "log_level": ("debug", "debug"),
+}
+BAD_VALUES = {
+    "port": ["-1", "65536", "http", ""],
+    "metrics_port": ["-1", "65536", "http"],
+    "device": ["gpu", "CUDA", ""],
+    "tensorrt": ["perhaps"],
+    "threads": ["-1", "257", "1.5"],
+    "max_body_bytes": ["0", "16MB"],
+    "max_pixels": ["0", "many"],
+    "max_batch_rows": ["0", "5000"],
+    "max_queue_s": ["0", "-1", "soon"],
+    "max_queue_rows": ["0"],
+    "drain_delay_s": ["-1"],
+    "drain_timeout_s": ["-1"],
+    "access_log": ["perhaps"],
+    "log_level": ["loud"],
+}
+
+
+def documented() -> dict[str, str]:
+    """Read the table of settings: each variable with its default."""
+    rows = re.findall(r"^\| `(INFERD_\w+)` \| ([^|]+) \|", OPERATIONS.read_text(encoding="utf-8"), re.MULTILINE)
+    return {name: default.strip().strip("`") for name, default in rows}
+
+
+def test_every_setting_is_documented_and_nothing_else_is() -> None:
+    assert set(documented()) == {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_the_default_of_a_setting_is_the_one_in_the_documentation(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    default = documented()[f"{ENV_PREFIX}{name.upper()}"]
+    usual = getattr(Settings(), name)
+    if default == "unset":
+        assert usual is None
+        return
+    monkeypatch.setenv(f"{ENV_PREFIX}{name.upper()}", default)
+    assert getattr(Settings(), name) == usual
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_every_setting_is_tried_here() -> None:
+    assert VALUES.keys() == Settings.model_fields.keys()
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_setting_is_read_from_its_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, value = VALUES[name]
+    assert getattr(Settings(), name) != value
+    monkeypatch.setenv(f"{ENV_PREFIX}{name.upper()}", text)
+    assert getattr(Settings(), name) == value
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in BAD_VALUES.items() for text in texts])
+def test_a_bad_value_is_refused_by_its_name(name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{ENV_PREFIX}{name.upper()}", text)
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    assert [problem["loc"] for problem in caught.value.errors()] == [(name,)]
+
+
+def test_what_is_given_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INFERD_PORT", "9000")
+    assert Settings(port=9001).port == 9001
+
+
+def test_settings_do_not_change_once_they_are_read() -> None:
+    with pytest.raises(ValidationError):
+        Settings().port = 1  # type: ignore[misc]
+
+
+def test_the_server_listens_on_this_machine_alone_unless_told_otherwise() -> None:
+    assert (Settings().host, Settings().port) == ("127.0.0.1", 8000)

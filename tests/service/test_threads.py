@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from service.errors import Overloaded
+from service.threads import BoundedThreads
+
+
+@pytest.fixture
+def pool() -> Iterator[BoundedThreads]:
+    threads = BoundedThreads(1, max_pending=2, name="test")
+    yield threads
+    threads.close()
+
+
+def test_work_is_done_in_a_thread_of_that_name_and_its_result_comes_back(pool: BoundedThreads) -> None:
+    def work() -> str:
+        return threading.current_thread().name
+
+    assert asyncio.run(pool.run(work)).startswith("test")
+
+
+def test_what_the_work_raises_comes_back(pool: BoundedThreads) -> None:
+    def work() -> None:
+        raise KeyError("broken")
+
+    with pytest.raises(KeyError, match="broken"):
+        asyncio.run(pool.run(work))
+
+
+def test_too_much_work_is_refused_at_once_and_told_when_to_come_again(pool: BoundedThreads) -> None:
+    async def main() -> None:
+        gate = threading.Event()
+        running = [asyncio.ensure_future(pool.run(gate.wait)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="2 inputs are being decoded, the limit") as refused:
+            await pool.run(gate.wait)
+        assert refused.value.retry_after_s > 0
+        gate.set()
+        assert await asyncio.gather(*running) == [True, True]
+        assert await pool.run(gate.wait)
+
+    asyncio.run(main())
+
+
+def test_work_whose_caller_has_gone_counts_until_it_is_done(pool: BoundedThreads) -> None:
+    async def main() -> None:
+        gate = threading.Event()
+        gone = [asyncio.ensure_future(pool.run(gate.wait)) for _ in range(2)]
+        await asyncio.sleep(0)
+        for task in gone:
+            task.cancel()
+        await asyncio.gather(*gone, return_exceptions=True)
+        assert all(task.cancelled() for task in gone)
+        with pytest.raises(Overloaded):
+            await pool.run(gate.wait)
+        gate.set()
+        loop = asyncio.get_running_loop()
+        while True:  # the threads say through the loop that they are done
+            try:
+                assert await pool.run(lambda: 7) == 7
+                break
+            except Overloaded:
+                await loop.run_in_executor(None, int)
+
+    asyncio.run(main())
