@@ -39,6 +39,7 @@ def load_options(settings: Settings) -> LoadOptions:
     """
     return LoadOptions(
         providers=choose_providers(settings.device, tensorrt=settings.tensorrt),
+        insist=settings.device == "cuda",
         threads=settings.threads or min(cpu_quota(), _MOST_THREADS),
         max_batch_rows=settings.max_batch_rows,
         limits=TaskLimits(max_pixels=settings.max_pixels),
@@ -73,13 +74,17 @@ def create_app(settings: Settings) -> FastAPI:
         exporter = None
         if settings.metrics_port is not None:
             exporter, _thread = start_http_server(settings.metrics_port, settings.host, metrics.registry)
-        async with asyncio.TaskGroup() as background:
-            loading = background.create_task(repository.start())
-            yield
-            loading.cancel()
-            await repository.close()
-        if exporter:
-            exporter.shutdown()
+        try:
+            repository.discover()
+            async with asyncio.TaskGroup() as background:
+                loading = background.create_task(repository.load())
+                yield
+                loading.cancel()
+                await repository.close()
+        finally:
+            if exporter:
+                exporter.shutdown()
+                exporter.server_close()
 
     # FastAPI as it is, but the page at /docs comes from here and not from somebody's network.
     app = FastAPIOffline(title="inferd", version=version, lifespan=lifespan, redoc_url=None)

@@ -94,7 +94,12 @@ def _serve(settings: Settings, _: argparse.Namespace) -> int:
         raise FileNotFoundError(f"the models folder {settings.models} does not exist (INFERD_MODELS)")
     server = DrainingServer(create_app(settings), settings)
     server.run()
-    return 0 if server.started else 1
+    if not server.started:
+        return 1
+    # Threads that still work for callers who have been given up would keep the process from ending.
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def _models(settings: Settings, _: argparse.Namespace) -> int:
@@ -104,7 +109,8 @@ def _models(settings: Settings, _: argparse.Namespace) -> int:
         except BundleRefused as error:
             print(f"{folder.name}\t{folder.version}\trefused: {error}")
             continue
-        figures = ", ".join(f"{figure.metric} {figure.value:.4g}" for figure in manifest.quality[:2])
+        served = [figure for figure in manifest.quality if figure.variant == manifest.default_variant]
+        figures = ", ".join(f"{figure.metric} {figure.value:.4g} ({figure.split})" for figure in served[:2])
         print(f"{folder.name}\t{folder.version}\t{manifest.task}\t{manifest.default_variant}\t{figures}")
     return 0
 

@@ -6,7 +6,6 @@ when the manifest or the request says so.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from service.errors import BadInput, TooLarge, Unsupported
 from service.manifest import ImagePreprocessing
@@ -28,6 +27,17 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture upright, by the orientation that its EXIF states."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +99,7 @@ def decode_pixels(picture: Picture, how: ImagePreprocessing, *, invert: bool | N
     # The background is meant as the network sees it: what will be inverted is laid on its opposite.
     ground = 255 - how.background if inverted else how.background
     with _pillow_errors():
-        ImageOps.exif_transpose(picture.image, in_place=True)
-        image = _flattened(picture.image, how.channels, ground)
+        image = _flattened(_upright(picture.image), how.channels, ground)
     pixels = np.asarray(_fitted(image, how, ground)).reshape(how.height, how.width, how.channels)
     return (255 - pixels if inverted else pixels).transpose(2, 0, 1)
 
@@ -104,19 +113,35 @@ def normalise(pixels: NDArray[np.uint8], how: ImagePreprocessing) -> NDArray[np.
     return values
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF orientation says."""
+    image.load()  # a PNG may have its EXIF behind the pixels
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if turn is None else image.transpose(turn)
+
+
 def _flattened(image: Image.Image, channels: int, ground: int) -> Image.Image:
     """Bring any mode to grey (L) or RGB: no palette, no transparency, eight bits a channel."""
     mode = "L" if channels == 1 else "RGB"
     if image.mode.startswith("I"):
-        # 16-bit grey: scaled to eight bits. Pillow's own conversion clips at 255.
-        values = np.asarray(image, np.float32)
-        greys = np.rint(values / 257).clip(0, 255)
-        transparent = values == image.info.get("transparency", -1)
-        image = Image.fromarray(np.where(transparent, ground, greys).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (ground,) * 3 + (255,)), image)
-    return image if image.mode == mode else image.convert("RGB").convert(mode)
+        return _eight_bits(image, ground).convert(mode)
+    if not image.has_transparency_data:
+        # By way of RGB, which knows palettes and CMYK.
+        return image if image.mode == mode else image.convert("RGB").convert(mode)
+    image = image.convert("RGBA")
+    alpha = image.getchannel("A")
+    flat = Image.new(mode, image.size, ground if channels == 1 else (ground,) * 3)
+    flat.paste(image.convert(mode), mask=alpha)
+    return flat
+
+
+def _eight_bits(image: Image.Image, ground: int) -> Image.Image:
+    """Keep the upper eight of 16 bits; Pillow's own conversion cuts all that is over 255."""
+    values = np.asarray(image)
+    greys = (values >> 8).astype(np.uint8)
+    if "transparency" in image.info:  # the one grey that stands for nothing
+        greys[values == image.info["transparency"]] = ground
+    return Image.fromarray(greys)
 
 
 def _fitted(image: Image.Image, how: ImagePreprocessing, ground: int) -> Image.Image:
@@ -141,5 +166,7 @@ def _pillow_errors() -> Iterator[None]:
         yield
     except UnidentifiedImageError as error:
         raise Unsupported(f"this is no image that can be read; allowed: {', '.join(FORMATS)}") from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise
+    except Exception as error:  # on broken files Pillow raises whatever its parsers stumble over
         raise BadInput(f"the image is broken or truncated ({error})") from error

@@ -13,13 +13,13 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from service.errors import BundleRefused
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.npz"
 
@@ -164,14 +164,14 @@ class Batching(_Contract):
 
 
 class Quality(_Contract):
-    """One measured figure of the default variant.
+    """One measured figure of one variant.
 
     Attributes:
         metric: its name, e.g. `accuracy`.
         value: as measured, not rounded up.
         split: the part of the data it was measured on.
         n: how many examples that part has.
-        variant: what was measured (the default variant unless it is there to compare).
+        variant: what was measured; the default variant's figures come first.
         seeds: of the trainings behind it.
         hardware: on which it was measured.
     """
@@ -224,7 +224,7 @@ class Manifest(_Contract):
         golden: inputs and outputs (npz without pickle) that the service replays at load.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1]
     title: str
     description: str
     task: Annotated[str, Field(pattern=r"^[a-z]+(-[a-z]+)*$")]
@@ -305,8 +305,11 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
         size = path.stat().st_size
         if size != entry.bytes:
             raise BundleRefused(name, f"has {size} bytes, the manifest says {entry.bytes}")
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        try:
+            with path.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise BundleRefused(name, f"can't be read ({error.strerror})") from error
         if digest != entry.sha256:
             raise BundleRefused(name, f"has sha256 {digest}, the manifest says {entry.sha256}")
 

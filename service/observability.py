@@ -50,6 +50,7 @@ def configure_logging(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(True)
     # uvicorn's access log would say again what ours says.
     logging.getLogger("uvicorn.access").disabled = True
 

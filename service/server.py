@@ -54,30 +54,27 @@ class DrainingServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening without losing who is connected already, then end as uvicorn does."""
-        for server in self.servers:
-            for listener in server.sockets:
-                await self._accept_the_rest(server, listener.fileno())
+        await self._accept_the_rest()
         if not self.force_exit:
             await asyncio.sleep(_FIRST_REQUEST_S)
         await super().shutdown(sockets)
 
-    async def _accept_the_rest(self, server: asyncio.Server, descriptor: int) -> None:
-        """Close a listener, and take the connections that the kernel completed but nobody accepted yet.
+    async def _accept_the_rest(self) -> None:
+        """Close the listeners, and take the connections that the kernel completed but nobody accepted yet.
 
         Closing alone would reset them, and their clients had every reason to believe that they were being served.
         """
-        loop = asyncio.get_running_loop()
-        with socket.socket(fileno=os.dup(descriptor)) as listener:
+        listeners = [
+            socket.socket(fileno=os.dup(listener.fileno())) for server in self.servers for listener in server.sockets
+        ]
+        for server in self.servers:
             server.close()
-            listener.setblocking(False)
-            accepted = []
-            while True:
-                try:
-                    accepted.append(listener.accept()[0])
-                except BlockingIOError:
-                    break
-        for connection in accepted:
-            await loop.connect_accepted_socket(self._protocol, connection)
+        loop = asyncio.get_running_loop()
+        for listener in listeners:
+            with listener:
+                accepted = _completed(listener)
+            for connection in accepted:
+                await loop.connect_accepted_socket(self._protocol, connection)
 
     def _protocol(self) -> asyncio.Protocol:
         """What uvicorn makes for each connection of its own."""
@@ -88,3 +85,16 @@ class DrainingServer(uvicorn.Server):
 
     def _close(self) -> None:
         self.should_exit = True
+
+
+def _completed(listener: socket.socket) -> list[socket.socket]:
+    """Accept what waits at `listener`."""
+    listener.setblocking(False)
+    accepted = []
+    while True:
+        try:
+            accepted.append(listener.accept()[0])
+        except ConnectionAbortedError:
+            continue  # that client has gone again; the next one has not
+        except OSError:
+            return accepted  # none is left, or no more can be taken

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -25,24 +26,27 @@ class BoundedThreads:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._max_pending = max_pending
         self._pending = 0
+        self._lock = threading.Lock()  # of the count alone: it goes up in the event loop and down in a thread
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Run `work` in a thread and return what it returns.
+        """Run `work` in a thread and return what it returns. Cancelling withdraws it, unless it runs already.
 
         Raises:
             Overloaded: too many calls wait already.
         """
-        if self._pending >= self._max_pending:
-            raise Overloaded(f"{self._pending} inputs are being decoded, the limit", retry_after_s=1.0)
-        self._pending += 1
-        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
-        # Counted until the thread is done, also when the caller has gone: that is what the bound is about.
+        with self._lock:
+            if self._pending >= self._max_pending:
+                raise Overloaded(f"{self._pending} inputs are being decoded, the limit", retry_after_s=1.0)
+            self._pending += 1
+        future = self._pool.submit(work)
+        # What runs counts until it is done, also when its caller has gone: that is what the bound is about.
         future.add_done_callback(self._done)
-        return await asyncio.shield(future)
+        return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """Let the threads end once they are idle."""
-        self._pool.shutdown(wait=False)
+        """Withdraw what waits, and let the threads end once they are idle."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _done(self, _: object) -> None:
-        self._pending -= 1
+        with self._lock:
+            self._pending -= 1

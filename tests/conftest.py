@@ -73,13 +73,8 @@ class _LoadedClient(TestClient):
 
 async def loaded(app: FastAPI) -> None:
     """Wait until every model of a started app is ready or refused."""
-    repository = app.state.repository
-
-    def is_loading() -> bool:
-        states = {entry.state for entry in repository.entries()}
-        return "LOADING" in states or not (states or repository.is_ready)
-
-    while is_loading():  # noqa: ASYNC110 - whatever loads tells nobody when it is done
+    entries = app.state.repository.entries
+    while any(entry.state == "LOADING" for entry in entries()):  # noqa: ASYNC110 - loading tells nobody when it ends
         await asyncio.sleep(0.001)
 
 
@@ -88,7 +83,6 @@ async def running(app: FastAPI, *, wait: bool = True) -> AsyncIterator[httpx.Asy
     """Start an app in this event loop, and wait for its models; the client can send several requests at once."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://test") as one:
-        await asyncio.sleep(0)  # the loading begins
         if wait:
             await loaded(app)
         yield one

@@ -6,13 +6,11 @@ through as it came, and outputs are handed back as views of the run's own.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+from service.tensors import Arrays
 
 
 def layout(arrays: Arrays) -> Hashable:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
-from service.batching.arrays import Arrays, gather, layout, misfit, scatter
+from service.batching.arrays import gather, layout, misfit, scatter
 from service.batching.policy import Cause, LatencyProfile, Limits, Waiting, admit, next_batch
 from service.batching.records import Answer, BatcherStatistics, BatchReport
 from service.errors import BadInput, DeadlineExceeded, InferdError, NotReady, RuntimeFailure
+from service.tensors import Arrays
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

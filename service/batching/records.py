@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from service.batching.arrays import Arrays
     from service.batching.policy import Cause
+    from service.tensors import Arrays
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from service.errors import (
     BadInput,
@@ -68,12 +69,23 @@ async def answer_inferd_error(_: Request, error: Exception) -> Response:
 async def answer_http_exception(request: Request, error: Exception) -> Response:
     """Answer what routing refuses: an unknown path, a wrong method."""
     assert isinstance(error, HTTPException)  # noqa: S101 - as above
-    headers = dict(error.headers or {})
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    if error.status_code == 405:
+        headers["allow"] = ", ".join(_allowed_methods(request))
     messages = {
         404: f"there is nothing at {request.url.path}",
-        405: f"{request.method} is not allowed at {request.url.path}; allowed: {headers.get('Allow', 'nothing')}",
+        405: f"{request.method} is not allowed at {request.url.path}; allowed: {headers.get('allow', '')}",
     }
     return error_response(error.status_code, messages.get(error.status_code, error.detail), headers)
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """The methods of every route at this path; Starlette's own header names those of the first alone."""
+    return [
+        method
+        for method in ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+        if any(route.matches({**request.scope, "method": method})[0] == Match.FULL for route in request.app.routes)
+    ]
 
 
 async def answer_unexpected(_: Request, error: Exception) -> Response:

@@ -43,8 +43,9 @@ def router(repository: Repository, metrics: Metrics, *, with_metrics: bool) -> A
         """Every metric, in Prometheus's text format."""
         return Response(metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
-    routes.add_api_route("/health/live", live, response_model=None)
-    routes.add_api_route("/health/ready", ready, response_model=None)
+    for path, answer in (("/health/live", live), ("/health/ready", ready)):
+        routes.add_api_route(path, answer, response_model=None)
+        routes.add_api_route(path, answer, methods=["HEAD"], response_model=None, include_in_schema=False)
     if with_metrics:
         routes.add_api_route("/metrics", scrape, response_model=None)
     return routes

@@ -7,6 +7,8 @@ pydantic: numbers go from JSON to lists to arrays.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -17,11 +19,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.errors import BadInput, NotReady
-from service.manifest import Tensor
-from service.protocols.requests import answer_headers, deadline_of, json_response, parse_json, read_body, run
+from service.manifest import Graph, Tensor
+from service.protocols.requests import (
+    answer_headers,
+    deadline_of,
+    json_response,
+    parse_json,
+    read_body,
+    run,
+    while_connected,
+)
 from service.repository.model import Model
 from service.repository.repository import Repository
-from service.runtime.session import DTYPES
+from service.tensors import DTYPES, Arrays
 
 PLATFORM = "onnxruntime_onnx"
 
@@ -45,6 +55,16 @@ class _InferRequest(msgspec.Struct):
     parameters: dict[str, Any] = {}
     outputs: list[_RequestedOutput] = []
 
+
+@dataclass(frozen=True)
+class _Asked:
+    id: str | None
+    arrays: Arrays
+    outputs: list[Tensor]
+
+
+_INLINE_BODY = 64 * 1024
+"""Bytes up to which a body is parsed in the event loop."""
 
 _REQUEST = msgspec.json.Decoder(_InferRequest)
 
@@ -126,12 +146,14 @@ def router(repository: Repository, *, version: str, max_body_bytes: int) -> APIR
         served = repository.get(model, version)
         with served.measured():
             deadline = deadline_of(request)
-            asked = parse_json(_REQUEST, await read_body(request, max_body_bytes), "an inference request")
-            graph = served.bundle.session.graph
-            arrays = _to_arrays(asked.inputs, graph.inputs)
-            wanted = _wanted(asked.outputs, graph.outputs)
-            answer = await run(request, served, arrays, deadline)
-            return json_response(_response(served, asked.id, wanted, answer.outputs), answer_headers(served, answer))
+            body = await read_body(request, max_body_bytes)
+            read = partial(_read, body, served.bundle.session.graph)
+            if len(body) > _INLINE_BODY:
+                asked = await while_connected(request, served.offload(read))
+            else:
+                asked = read()
+            answer = await run(request, served, asked.arrays, deadline)
+            return json_response(_response(served, asked, answer.outputs), answer_headers(served, answer))
 
     routes.add_api_route("", server_metadata, response_model=None)
     routes.add_api_route("/health/live", live, response_model=None)
@@ -148,7 +170,17 @@ def _describe(tensor: Tensor) -> dict[str, object]:
     return {"name": tensor.name, "datatype": tensor.datatype, "shape": shape}
 
 
-def _to_arrays(given: list[_InputTensor], expected: tuple[Tensor, ...]) -> dict[str, NDArray[Any]]:
+def _read(body: bytes, graph: Graph) -> _Asked:
+    """Parse a request and check it against the graph.
+
+    Raises:
+        BadInput: it is no request, or not one that the graph can take.
+    """
+    request = parse_json(_REQUEST, body, "an inference request")
+    return _Asked(request.id, _to_arrays(request.inputs, graph.inputs), _wanted(request.outputs, graph.outputs))
+
+
+def _to_arrays(given: list[_InputTensor], expected: tuple[Tensor, ...]) -> Arrays:
     """Make an array of every input, after checking it against the graph."""
     by_name = {tensor.name: tensor for tensor in given}
     names = [tensor.name for tensor in expected]
@@ -211,10 +243,10 @@ def _wanted(asked: list[_RequestedOutput], outputs: tuple[Tensor, ...]) -> list[
     return [by_name[one.name] for one in asked] if asked else list(outputs)
 
 
-def _response(model: Model, request_id: str | None, wanted: list[Tensor], outputs: Any) -> dict[str, object]:
+def _response(model: Model, asked: _Asked, outputs: Arrays) -> dict[str, object]:
     response: dict[str, object] = {"model_name": model.name, "model_version": str(model.version)}
-    if request_id is not None:
-        response["id"] = request_id
+    if asked.id is not None:
+        response["id"] = asked.id
     response["outputs"] = [
         {
             "name": tensor.name,
@@ -222,6 +254,6 @@ def _response(model: Model, request_id: str | None, wanted: list[Tensor], output
             "shape": list(outputs[tensor.name].shape),
             "data": outputs[tensor.name].ravel().tolist(),
         }
-        for tensor in wanted
+        for tensor in asked.outputs
     ]
     return response

@@ -17,7 +17,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.errors import BadInput, Unsupported
-from service.protocols.requests import answer_headers, deadline_of, json_response, parse_json, read_body, run
+from service.protocols.requests import (
+    answer_headers,
+    deadline_of,
+    json_response,
+    parse_json,
+    read_body,
+    run,
+    while_connected,
+)
 from service.repository.repository import Repository
 
 
@@ -63,7 +71,8 @@ def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
         with served.measured():
             deadline = deadline_of(request)
             inputs, parameters = await _read(request, max_body_bytes)
-            prepared = await served.prepare(inputs, parameters)
+            preparing = served.prepare(inputs, parameters)
+            prepared = await (while_connected(request, preparing) if served.is_large(inputs) else preparing)
             answer = await run(request, served, prepared.arrays, deadline)
             return json_response(served.finish(prepared, answer), answer_headers(served, answer))
 
@@ -83,7 +92,7 @@ def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
                 "variant": bundle.variant,
                 **bundle.task.describe(),
                 "limits": {"max_body_bytes": max_body_bytes, "max_batch_size": bundle.max_batch_rows},
-                "quality": [figure.model_dump() for figure in manifest.quality],
+                "quality": [figure.model_dump() for figure in manifest.quality if figure.variant == bundle.variant],
                 "parameters_count": manifest.parameters,
                 "licence": manifest.provenance.data.licence,
             }

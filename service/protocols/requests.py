@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable
 from typing import TypeVar
 
 import msgspec
@@ -13,7 +14,7 @@ from starlette.responses import Response
 from service.batching.records import Answer
 from service.errors import BadInput, Cancelled, TooLarge
 from service.repository.model import Model
-from service.runtime.session import Arrays
+from service.tensors import Arrays
 
 T = TypeVar("T")
 
@@ -70,9 +71,27 @@ async def run(request: Request, model: Model, arrays: Arrays, deadline: float | 
     starts_at_once = model.is_idle
     future = model.submit(arrays, deadline)
     # Watching costs a task, so only those are watched that have to wait for others.
-    answer = await (future if starts_at_once else _while_connected(request, future))
+    answer = await (future if starts_at_once else while_connected(request, future))
     model.observe(answer)
     return answer
+
+
+async def while_connected(request: Request, work: Awaitable[T]) -> T:
+    """Wait for `work`, and cancel it when the client of `request`, whose body was read, goes away.
+
+    Raises:
+        Cancelled: it went away.
+    """
+    future = asyncio.ensure_future(work)
+    disconnected = asyncio.create_task(_disconnect(request))
+    try:
+        await asyncio.wait((future, disconnected), return_when=asyncio.FIRST_COMPLETED)
+        if not future.done():
+            raise Cancelled("the client went away before its answer")
+        return future.result()
+    finally:
+        future.cancel()
+        disconnected.cancel()
 
 
 def json_response(content: object, headers: dict[str, str] | None = None) -> Response:
@@ -107,18 +126,6 @@ def deadline_of(request: Request) -> float | None:
     if not 0 < timeout_ms < 1e9:
         raise BadInput(f"{TIMEOUT_HEADER} must be a positive number of milliseconds, not {text!r}")
     return time.monotonic() + timeout_ms / 1000
-
-
-async def _while_connected(request: Request, future: asyncio.Future[Answer]) -> Answer:
-    disconnected = asyncio.create_task(_disconnect(request))
-    try:
-        await asyncio.wait((future, disconnected), return_when=asyncio.FIRST_COMPLETED)
-        if not future.done():
-            raise Cancelled("the client went away before its answer")
-        return future.result()
-    finally:
-        future.cancel()
-        disconnected.cancel()
 
 
 async def _disconnect(request: Request) -> None:

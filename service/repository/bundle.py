@@ -14,9 +14,10 @@ from service.manifest import Manifest, read_manifest, verify_files
 from service.repository.golden import Golden, GoldenMismatch
 from service.repository.scan import BundleFolder
 from service.runtime.profile import measure_latency
-from service.runtime.session import Arrays, OnnxSession
+from service.runtime.session import OnnxSession
 from service.tasks import TASKS
 from service.tasks.base import Task, TaskLimits
+from service.tensors import Arrays
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +34,14 @@ class LoadOptions:
         threads: of one run.
         max_batch_rows: largest batch, whatever a manifest says.
         limits: of a request.
+        insist: whether a model that can't have the preferred provider is refused, or runs on the CPU.
     """
 
     providers: tuple[str, ...]
     threads: int
     max_batch_rows: int
     limits: TaskLimits
+    insist: bool = True
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,8 @@ class Bundle:
         variant: the one that serves: the default, or what took its place.
         session: its graph, ready to run.
         task: how requests become tensors and tensors answers.
-        latency: measured (rows, seconds) of one run.
         max_batch_rows: the largest batch to build.
+        example: rows to time it with.
     """
 
     folder: BundleFolder
@@ -60,8 +63,16 @@ class Bundle:
     variant: str
     session: OnnxSession
     task: Task[Any]
-    latency: tuple[tuple[int, float], ...]
     max_batch_rows: int
+    example: Arrays
+
+    def measure_latency(self) -> tuple[tuple[int, float], ...]:
+        """Time the graph by batch size: (rows, seconds). This takes about a second and blocks."""
+
+        def rows_of(count: int) -> Arrays:
+            return {name: np.resize(array, (count, *array.shape[1:])) for name, array in self.example.items()}
+
+        return measure_latency(self.session.run, rows_of, max_rows=self.max_batch_rows)
 
     def predict(self, inputs: object, parameters: Mapping[str, object]) -> object:
         """Answer one request right here, with no batching: for the command line.
@@ -74,7 +85,7 @@ class Bundle:
 
 
 def load_bundle(folder: BundleFolder, options: LoadOptions) -> Bundle:
-    """Check, load, replay and time the bundle in `folder`. This takes seconds and blocks.
+    """Check, load and replay the bundle in `folder`. This takes up to seconds and blocks.
 
     Raises:
         BundleRefused: it may not be served; file and reason are in the message.
@@ -83,13 +94,7 @@ def load_bundle(folder: BundleFolder, options: LoadOptions) -> Bundle:
     manifest, task, golden = _open(folder, options)
     variant, session = _first_that_replays(folder, manifest, golden, options)
     max_rows = min(options.max_batch_rows, manifest.batching.max_batch_size)
-    example = golden.inputs(GRAPH, session)
-
-    def rows_of(count: int) -> Arrays:
-        return {name: np.resize(array, (count, *array.shape[1:])) for name, array in example.items()}
-
-    latency = measure_latency(session.run, rows_of, max_rows=max_rows)
-    return Bundle(folder, manifest, variant, session, task, latency, max_rows)
+    return Bundle(folder, manifest, variant, session, task, max_rows, golden.inputs(GRAPH, session))
 
 
 def verify_bundle(folder: BundleFolder, options: LoadOptions) -> Manifest:
@@ -135,6 +140,12 @@ def _load_variant(
     variant = manifest.variants[name]
     if set(variant.graphs) != {GRAPH}:
         raise BundleRefused("manifest.json", f"{manifest.task} needs exactly one graph, called {GRAPH!r}")
-    session = OnnxSession(folder.path, variant.graphs[GRAPH], providers=options.providers, threads=options.threads)
+    session = OnnxSession(
+        folder.path,
+        variant.graphs[GRAPH],
+        providers=options.providers,
+        threads=options.threads,
+        insist=options.insist,
+    )
     golden.replay(name, variant, GRAPH, session)
     return session

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from service.batching.batcher import Batcher
 from service.batching.policy import LatencyProfile, Limits
@@ -17,11 +17,13 @@ from service.batching.records import Answer, BatchReport
 from service.errors import InferdError
 from service.metrics import ModelMetrics
 from service.repository.bundle import Bundle
-from service.runtime.session import Arrays
+from service.tensors import Arrays
 from service.threads import BoundedThreads
 
-_LARGE_INPUT = 64 * 1024
-"""Bytes or characters past which even parsing belongs in a thread."""
+T = TypeVar("T")
+
+_INLINE_INPUT = 8 * 1024
+"""Bytes or characters up to which an input is parsed in the event loop."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Model:
 
     Args:
         bundle: loaded.
+        profile: how long its runs take.
         limits: of its queue.
         runs: where its runs happen.
         decoding: where large inputs are decoded.
@@ -44,7 +47,14 @@ class Model:
     """
 
     def __init__(
-        self, bundle: Bundle, *, limits: Limits, runs: Executor, decoding: BoundedThreads, metrics: ModelMetrics
+        self,
+        bundle: Bundle,
+        *,
+        profile: LatencyProfile,
+        limits: Limits,
+        runs: Executor,
+        decoding: BoundedThreads,
+        metrics: ModelMetrics,
     ) -> None:
         self.bundle = bundle
         self.name = bundle.folder.name
@@ -53,7 +63,7 @@ class Model:
         self._metrics = metrics
         self._batcher = Batcher(
             bundle.session.run,
-            profile=LatencyProfile(bundle.latency),
+            profile=profile,
             limits=limits,
             run_blocking=partial(asyncio.get_running_loop().run_in_executor, runs),
             clock=time.monotonic,  # the loop's own clock ticks in milliseconds where the loop is uvloop's
@@ -73,6 +83,9 @@ class Model:
         except asyncio.CancelledError:
             self._metrics.failures["cancelled"].inc()
             raise
+        except Exception:
+            self._metrics.failures["runtime"].inc()
+            raise
         finally:
             self._metrics.inflight.dec()
             self._metrics.request_seconds.observe(time.perf_counter() - started)
@@ -86,14 +99,26 @@ class Model:
         """
         started = time.perf_counter()
         task = self.bundle.task
-        if isinstance(inputs, bytes | str) and len(inputs) > _LARGE_INPUT:
-            prepared = await self._decoding.run(partial(self._prepare, inputs, parameters))
+        if self.is_large(inputs):
+            prepared = await self.offload(partial(self._prepare, inputs, parameters))
         else:
             request = task.parse(inputs, parameters)
             encode = partial(task.encode, request)
-            prepared = Prepared(request, await self._decoding.run(encode) if task.is_heavy(request) else encode())
+            prepared = Prepared(request, await self.offload(encode) if task.is_heavy(request) else encode())
         self._metrics.preprocess_seconds.observe(time.perf_counter() - started)
         return prepared
+
+    def is_large(self, inputs: object) -> bool:
+        """Whether even parsing `inputs` belongs in a thread: small files can hold large things, but not very large."""
+        return isinstance(inputs, bytes | str) and len(inputs) > _INLINE_INPUT
+
+    async def offload(self, work: Callable[[], T]) -> T:
+        """Do `work` on a request outside the event loop.
+
+        Raises:
+            Overloaded: too much of it waits.
+        """
+        return await self._decoding.run(work)
 
     def submit(self, arrays: Arrays, deadline: float | None = None) -> asyncio.Future[Answer]:
         """Queue tensors for the graph; cancelling the future withdraws them.

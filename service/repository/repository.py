@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from service.batching.policy import Limits
+from service.batching.policy import LatencyProfile, Limits
 from service.errors import InferdError, NotFound, NotReady
 from service.metrics import Metrics
 from service.repository.bundle import Bundle, LoadOptions, load_bundle
@@ -62,10 +62,10 @@ class Repository:
         self._entries: dict[str, dict[int, Entry]] = {}
         self._started = False
         self._draining = False
-        self._runs: ThreadPoolExecutor | None = None
+        self._runs = ThreadPoolExecutor(1)
 
-    async def start(self) -> None:
-        """Load every bundle, one after the other; those that are refused are logged, and do not stop the others.
+    def discover(self) -> None:
+        """Look which models there are; none of them answers yet.
 
         Raises:
             FileNotFoundError: there is no models folder.
@@ -77,8 +77,11 @@ class Repository:
             self._enter(Entry(folder, "LOADING", "is being loaded"))
         # Each model has one run in flight at most, so a thread each is all that is ever used.
         self._runs = ThreadPoolExecutor(max(1, len(folders)), thread_name_prefix="run")
-        for folder in folders:
-            self._enter(await self._load(folder, self._runs))
+
+    async def load(self) -> None:
+        """Load what was discovered, one after the other; what is refused is logged, and does not stop the others."""
+        for entry in self.entries():
+            self._enter(await self._load(entry.folder))
         self._started = True
 
     def get(self, name: str, version: str | None = None) -> Model:
@@ -126,8 +129,7 @@ class Repository:
         for entry in self.entries():
             if entry.model:
                 await entry.model.drain()
-        if self._runs:
-            self._runs.shutdown(wait=False)
+        self._runs.shutdown(wait=False)
         self._decoding.close()
 
     def _get(self, name: str, version: str | None) -> Model:
@@ -149,28 +151,29 @@ class Repository:
     def _enter(self, entry: Entry) -> None:
         self._entries.setdefault(entry.folder.name, {})[entry.folder.version] = entry
 
-    async def _load(self, folder: BundleFolder, runs: ThreadPoolExecutor) -> Entry:
+    async def _load(self, folder: BundleFolder) -> Entry:
         try:
             bundle = await asyncio.to_thread(load_bundle, folder, self._options)
+            profile = LatencyProfile(await asyncio.to_thread(bundle.measure_latency))
         except InferdError as error:
             logger.error("model %s version %d is refused: %s", folder.name, folder.version, error)
             return Entry(folder, "UNAVAILABLE", str(error))
         except Exception:
             logger.exception("model %s version %d could not be loaded", folder.name, folder.version)
             return Entry(folder, "UNAVAILABLE", "loading failed unexpectedly; see the log")
-        model = self._serve(bundle, runs)
+        model = self._serve(bundle, profile)
         logger.info(
             "model %s version %d is ready: variant %s, %s, %.3g ms a row alone, batches up to %d",
             folder.name,
             folder.version,
             bundle.variant,
-            self._options.providers[0],
-            1000 * bundle.latency[0][1],
+            bundle.session.provider,
+            1000 * profile.seconds(1),
             bundle.max_batch_rows,
         )
         return Entry(folder, "READY", model=model)
 
-    def _serve(self, bundle: Bundle, runs: ThreadPoolExecutor) -> Model:
+    def _serve(self, bundle: Bundle, profile: LatencyProfile) -> Model:
         name, version = bundle.folder.name, bundle.folder.version
         metrics = self._metrics.bind(name, version)
         limits = Limits(
@@ -178,7 +181,7 @@ class Repository:
             max_queue_rows=max(self._queue.max_rows, bundle.max_batch_rows),
             max_queue_s=self._queue.max_s,
         )
-        model = Model(bundle, limits=limits, runs=runs, decoding=self._decoding, metrics=metrics)
+        model = Model(bundle, profile=profile, limits=limits, runs=self._runs, decoding=self._decoding, metrics=metrics)
         self._metrics.watch_queue(name, version, model.queued_rows)
         metrics.ready.set(1)
         if bundle.variant != bundle.manifest.default_variant:

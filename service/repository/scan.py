@@ -14,7 +14,10 @@ _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 @dataclass(frozen=True, order=True)
 class BundleFolder:
-    """Where one version of one model lies. Versions are numbers: 10 comes after 9."""
+    """Where one version of one model lies. Versions are numbers: 10 comes after 9.
+
+    Version 0 stands for a model's folder that can't be listed: it is known, and loading it will say why.
+    """
 
     name: str
     version: int
@@ -34,10 +37,14 @@ def scan(models: Path) -> list[BundleFolder]:
         raise FileNotFoundError(f"the models folder {models} does not exist (INFERD_MODELS)")
     found = []
     for model in models.iterdir():
-        if _NAME.fullmatch(model.name) and model.is_dir():
+        if not _NAME.fullmatch(model.name) or not model.is_dir():
+            continue
+        try:
             found += [
                 BundleFolder(model.name, int(version.name), version)
                 for version in model.iterdir()
                 if _VERSION.fullmatch(version.name) and version.is_dir()
             ]
+        except OSError:
+            found.append(BundleFolder(model.name, 0, model))
     return sorted(found)

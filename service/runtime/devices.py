@@ -12,7 +12,7 @@ import onnxruntime as ort
 
 Device = Literal["auto", "cpu", "cuda"]
 
-_CPU, _CUDA, _TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
 
 def cpu_quota(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
@@ -49,12 +49,12 @@ def choose_providers(
     """
     if available is None:
         available = ort.get_available_providers()
-    if device == "cuda" and _CUDA not in available:
+    if device == "cuda" and CUDA not in available:
         raise ValueError(
             f"INFERD_DEVICE=cuda, but the installed ONNX Runtime offers only {', '.join(available)}; "
             "install inferd[gpu] in place of inferd[cpu]"
         )
-    if device == "cpu" or _CUDA not in available:
-        return (_CPU,)
-    first = (_TENSORRT,) if tensorrt and _TENSORRT in available else ()
-    return (*first, _CUDA, _CPU)
+    if device == "cpu" or CUDA not in available:
+        return (CPU,)
+    first = (TENSORRT,) if tensorrt and TENSORRT in available else ()
+    return (*first, CUDA, CPU)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from service.runtime.session import Arrays
+from service.tensors import Arrays
 
 
 def measure_latency(

@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from service.errors import BundleRefused, NotReady, RuntimeFailure
+from service.errors import BundleRefused, InferdError, NotReady, RuntimeFailure
 from service.manifest import Graph, Tensor
+from service.runtime.devices import CPU, CUDA
 from service.runtime.onnx_file import read_onnx
+from service.tensors import Arrays
 
-Arrays = Mapping[str, NDArray[Any]]
-"""Tensors by name."""
-
-DTYPES: Mapping[str, np.dtype[Any]] = {
-    "BOOL": np.dtype(np.bool_),
-    "UINT8": np.dtype(np.uint8),
-    "UINT16": np.dtype(np.uint16),
-    "UINT32": np.dtype(np.uint32),
-    "UINT64": np.dtype(np.uint64),
-    "INT8": np.dtype(np.int8),
-    "INT16": np.dtype(np.int16),
-    "INT32": np.dtype(np.int32),
-    "INT64": np.dtype(np.int64),
-    "FP16": np.dtype(np.float16),
-    "FP32": np.dtype(np.float32),
-    "FP64": np.dtype(np.float64),
-}
-"""NumPy's type of each datatype of the Open Inference Protocol that NumPy has."""
+logger = logging.getLogger(__name__)
 
 _ORT_DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -54,18 +39,23 @@ _ORT_DATATYPES = {
 class OnnxSession:
     """A graph that can be run from any thread.
 
+    On a GPU TensorFloat-32 is off: it rounds what the golden replay compares.
+
     Args:
         folder: the bundle's folder.
         graph: what the manifest says of the graph.
-        providers: execution providers, the preferred one first; not getting that one is an error.
+        providers: execution providers, the preferred one first.
         threads: of one run.
+        insist: whether not getting the preferred provider is an error; else the CPU is taken, and logged.
 
     Raises:
         BundleRefused: the file is no ONNX graph that may be loaded, or has other tensors than the manifest says.
         NotReady: ONNX Runtime can't give the preferred provider.
     """
 
-    def __init__(self, folder: Path, graph: Graph, *, providers: Sequence[str], threads: int) -> None:
+    def __init__(
+        self, folder: Path, graph: Graph, *, providers: Sequence[str], threads: int, insist: bool = True
+    ) -> None:
         model = read_onnx(folder, graph.file)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -74,14 +64,13 @@ class OnnxSession:
         # Spinning threads take the core that the event loop and the other models need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            # Its own fallback would print to standard output and turn a failing GPU into a silent CPU.
-            self._session = ort.InferenceSession(model, options, providers=list(providers), enable_fallback=False)
-        except Exception as error:  # ONNX Runtime raises a dozen unrelated classes, some of them bare RuntimeError
-            raise BundleRefused(graph.file, f"ONNX Runtime can't load it ({error})") from error
-        if self._session.get_providers()[0] != providers[0]:
-            raise NotReady(
-                f"{graph.file}: {providers[0]} was asked for, but ONNX Runtime gave {self._session.get_providers()[0]}"
-            )
+            self._session = _create(graph.file, model, options, providers)
+        except InferdError as error:
+            if insist or providers[0] == CPU:
+                raise
+            logger.warning("%s runs on the CPU: %s", graph.file, error)
+            self._session = _create(graph.file, model, options, (CPU,))
+        self.provider: str = self._session.get_providers()[0]
         self.graph = graph
         self._outputs = [tensor.name for tensor in graph.outputs]
         try:
@@ -106,6 +95,19 @@ class OnnxSession:
             return dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
         except Exception as error:  # as above
             raise RuntimeFailure(f"{self.graph.file}: ONNX Runtime failed ({error})") from error
+
+
+def _create(file: str, model: bytes, options: ort.SessionOptions, providers: Sequence[str]) -> ort.InferenceSession:
+    """Make a session that has the first of `providers`."""
+    settings = [{"use_tf32": "0"} if name == CUDA else {} for name in providers]
+    try:
+        # ONNX Runtime's own fallback would print to standard output and turn a failing GPU into a silent CPU.
+        session = ort.InferenceSession(model, options, list(providers), settings, enable_fallback=False)
+    except Exception as error:  # ONNX Runtime raises a dozen unrelated classes, some of them bare RuntimeError
+        raise BundleRefused(file, f"ONNX Runtime can't load it ({error})") from error
+    if session.get_providers()[0] != providers[0]:
+        raise NotReady(f"{file}: {providers[0]} was asked for, but ONNX Runtime gave {session.get_providers()[0]}")
+    return session
 
 
 def _compare(file: str, kind: str, declared: Sequence[Tensor], found: Sequence[Any]) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from numpy.typing import NDArray
+from service.tensors import Arrays
 
 RequestT = TypeVar("RequestT")
-Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)

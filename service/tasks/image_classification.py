@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from service.errors import BadInput, BundleRefused
 from service.images import FORMATS, Picture, decode, open_picture
 from service.manifest import Manifest
-from service.tasks.base import Arrays, TaskLimits
+from service.tasks.base import TaskLimits
+from service.tensors import Arrays
 
 _LIGHT_PIXELS = 64 * 64
 """Pictures up to this size are decoded in the event loop: a thread would cost more than the decoding."""

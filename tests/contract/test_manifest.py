@@ -22,7 +22,6 @@ FROZEN: dict[str, Any] = json.loads((Path(__file__).parent / "manifest-1.json").
 Keys = tuple[str | int, ...]
 
 OPTIONAL: set[Keys] = {
-    ("schema_version",),
     ("golden",),
     ("preprocessing", "kind"),
     ("preprocessing", "resample"),

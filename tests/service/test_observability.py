@@ -162,17 +162,6 @@ def test_a_log_line_of_an_exception_has_its_traceback_in_the_one_object() -> Non
     assert "ValueError: broken" in json.loads(text)["exception"]
 
 
-@pytest.fixture
-def _logging_as_it_was() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    disabled = logging.getLogger("uvicorn.access").disabled
-    root.handlers = []
-    yield
-    root.handlers, root.level = handlers, level
-    logging.getLogger("uvicorn.access").disabled = disabled
-
-
 @pytest.mark.usefixtures("_logging_as_it_was")
 def test_what_is_severe_enough_goes_to_standard_error_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("warning")

@@ -47,24 +47,29 @@ def test_too_much_work_is_refused_at_once_and_told_when_to_come_again(pool: Boun
     asyncio.run(main())
 
 
-def test_work_whose_caller_has_gone_counts_until_it_is_done(pool: BoundedThreads) -> None:
+def test_what_runs_counts_until_it_is_done_and_what_waits_is_withdrawn_when_its_caller_goes(
+    pool: BoundedThreads,
+) -> None:
     async def main() -> None:
-        gate = threading.Event()
-        gone = [asyncio.ensure_future(pool.run(gate.wait)) for _ in range(2)]
-        await asyncio.sleep(0)
+        begun, gate, ran = threading.Event(), threading.Event(), threading.Event()
+
+        def busy() -> None:
+            begun.set()
+            gate.wait()
+
+        gone = [asyncio.ensure_future(pool.run(busy)), asyncio.ensure_future(pool.run(ran.set))]
+        await asyncio.get_running_loop().run_in_executor(None, begun.wait)
         for task in gone:
             task.cancel()
         await asyncio.gather(*gone, return_exceptions=True)
         assert all(task.cancelled() for task in gone)
-        with pytest.raises(Overloaded):
-            await pool.run(gate.wait)
+
+        waiting = asyncio.ensure_future(pool.run(lambda: 7))  # in the place of what was withdrawn
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):  # what runs is counted still
+            await pool.run(lambda: 8)
         gate.set()
-        loop = asyncio.get_running_loop()
-        while True:  # the threads say through the loop that they are done
-            try:
-                assert await pool.run(lambda: 7) == 7
-                break
-            except Overloaded:
-                await loop.run_in_executor(None, int)
+        assert await waiting == 7
+        assert not ran.is_set()
 
     asyncio.run(main())

@@ -23,7 +23,8 @@ def new_bundle(models: Path, name: str, version: int, *, replace: bool = False) 
         models: the folder of all models.
         name: of the model.
         version: whole number from 1.
-        replace: whether a bundle of that version may be there already.
+        replace: whether a bundle of that version may be there already. Replacing takes two renames: a server that
+            looks between them finds none of that version.
 
     Raises:
         ValueError: the server would never find a bundle of that name or version.
@@ -45,8 +46,13 @@ def new_bundle(models: Path, name: str, version: int, *, replace: bool = False) 
             # No rename replaces a folder that holds files: the old one steps aside first.
             aside = Path(tempfile.mkdtemp(prefix=f".tmp-{version}-", dir=target.parent)) / "old"
             target.rename(aside)
-            temporary.rename(target)
-            shutil.rmtree(aside.parent)
+            try:
+                temporary.rename(target)
+            except OSError:
+                aside.rename(target)
+                raise
+            finally:
+                shutil.rmtree(aside.parent)
         else:
             temporary.rename(target)
     finally:

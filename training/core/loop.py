@@ -173,12 +173,13 @@ def _precision(config: FitConfig, device: torch.device) -> torch.dtype | None:
     """The type of mixed precision, None for plain float32."""
     if config.precision == "float32":
         return None
-    if config.precision == "auto":
-        supported = (
-            torch.cuda.is_bf16_supported()
-            if device.type == "cuda"
-            else torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported()
-        )
-        if not supported:
-            return None
+    if config.precision == "auto" and not _computes_in_bfloat16(device):
+        return None
     return torch.bfloat16
+
+
+def _computes_in_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    # PyTorch would emulate it elsewhere, which is slower than float32.
+    return torch.backends.mkldnn.is_available() and bool(torch.cpu._is_avx512_bf16_supported())

@@ -31,7 +31,7 @@ def hardware() -> str:
     """The GPU where there is one, else the processor with its number of cores."""
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    return f"{os.cpu_count()} cores, {_processor()}"
+    return processor()
 
 
 def tools(names: Iterable[str] = TOOLS) -> dict[str, str]:
@@ -39,10 +39,11 @@ def tools(names: Iterable[str] = TOOLS) -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name and its number of cores."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return platform.processor() or platform.machine()
+        lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    return f"{os.cpu_count()} cores, {names[0] if names else platform.processor() or platform.machine()}"

@@ -32,6 +32,8 @@ _FASHION_MD5 = {
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _MAX_PIXELS = 100_000_000
 
+_SPLIT_SEED = 1
+
 INPUT = "image"
 """The network's input, by the name it has in the graph."""
 
@@ -116,17 +118,17 @@ class DataSet:
         return (pixels.float() / 255 - mean) / std
 
 
-def load_data(config: DataConfig, seed: int) -> DataSet:
-    """Load the data set of `config`; `seed` decides which images are held out.
+def load_data(config: DataConfig) -> DataSet:
+    """Load the data set of `config`. What is held out is the same in every run, so that runs can be compared.
 
     Raises:
         ValueError: a file is not what it should be, or the folder has no pictures of two classes.
         OSError: a file can't be read or downloaded.
     """
-    return _load_fashion_mnist(config, seed) if config.source == "fashion_mnist" else _load_folder(config, seed)
+    return _load_fashion_mnist(config) if config.source == "fashion_mnist" else _load_folder(config)
 
 
-def _load_fashion_mnist(config: DataConfig, seed: int) -> DataSet:
+def _load_fashion_mnist(config: DataConfig) -> DataSet:
     paths = {
         name: fetch(RemoteFile("fashion_mnist", name, _FASHION_URL + name, f"md5:{md5}"))
         for name, md5 in _FASHION_MD5.items()
@@ -138,7 +140,7 @@ def _load_fashion_mnist(config: DataConfig, seed: int) -> DataSet:
         )
         for prefix in ("train", "t10k")
     )
-    kept, held_out = _split(train, config.validation, generator(seed, "split"))
+    kept, held_out = _split(train, config.validation, generator(_SPLIT_SEED, "split"))
     return DataSet(
         name="Fashion-MNIST",
         licence="MIT",
@@ -152,7 +154,7 @@ def _load_fashion_mnist(config: DataConfig, seed: int) -> DataSet:
     )
 
 
-def _load_folder(config: DataConfig, seed: int) -> DataSet:
+def _load_folder(config: DataConfig) -> DataSet:
     root = Path(config.path).expanduser()
     labels = _classes(root / "train")
     if len(labels) < 2:
@@ -175,8 +177,8 @@ def _load_folder(config: DataConfig, seed: int) -> DataSet:
             raise ValueError(f"{root / 'test'} must hold the same folders as {root / 'train'}: {', '.join(labels)}")
         test = _read_pictures(root / "test", labels, how)
     else:
-        train, test = _split_each_class(train, config.test_share, generator(seed, "test"), labels)
-    kept, held_out = _split(train, config.validation, generator(seed, "split"))
+        train, test = _split_each_class(train, config.test_share, generator(_SPLIT_SEED, "test"), labels)
+    kept, held_out = _split(train, config.validation, generator(_SPLIT_SEED, "split"))
     return DataSet(
         name=config.name,
         licence=config.licence,

@@ -73,7 +73,7 @@ def load_trained(config: Config, folder: Path) -> tuple[Run, DataSet, ResNet]:
             f"{folder} holds no run that has finished an epoch: train first, or choose another --run"
         )
     run = Run(folder, config, ignore={"export"})
-    data = load_data(config.data, config.seed)
+    data = load_data(config.data)
     model = build_model(
         config.model.model_copy(update={"initial_weights": "random"}),
         channels=data.preprocessing.channels,

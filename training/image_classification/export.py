@@ -21,6 +21,7 @@ from torch import Tensor
 from service.images import normalise
 from service.manifest import (
     GOLDEN_FILE,
+    SCHEMA_VERSION,
     Batching,
     ClassificationPostprocessing,
     Graph,
@@ -43,7 +44,7 @@ from training.core.export import (
     seconds_a_run,
     tensors_of,
 )
-from training.core.provenance import commit, hardware, tools
+from training.core.provenance import commit, hardware, processor, tools
 from training.core.run import Run
 from training.image_classification.data import INPUT, DataSet, Part
 from training.image_classification.evaluate import Evaluation, load_trained, measure, report
@@ -54,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 OUTPUT, GRAPH, LABELS_FILE = "logits", "model", "labels.json"
 _FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
-_NOTICE = Path(__file__).parent / "NOTICE-cifar10-resnets.txt"
+_HERE = Path(__file__).parent
 _AGREEMENT = 1e-4
 """Largest difference between PyTorch and ONNX Runtime in float32, in logits, at any batch size."""
 
@@ -102,6 +103,7 @@ def export(config: Config, folder: Path) -> None:
             shutil.copyfile(run.folder / picture, bundle / picture)
 
         manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
             title=asked.title,
             description=asked.description,
             task="image-classification",
@@ -120,7 +122,7 @@ def export(config: Config, folder: Path) -> None:
             name=asked.name,
             pictures={"Learning curve": "history.png", "Confusion matrix, test part": "confusion.png"},
             tables={"By class": _by_class(measured[default].test), "Variants": _variants(bundle, measured)},
-            notices=[_NOTICE] if config.model.initial_weights == "cifar10" else [],
+            notices=_notices(config),
         )
         (bundle / "README.md").write_text(card, encoding="utf-8")
         write_manifest(bundle, manifest)
@@ -209,7 +211,7 @@ def _variant(bundle: Path, file: str, tolerance: Tolerance) -> Variant:
 
 
 def _quality(measured: Mapping[str, _Measured], default: str, seed: int) -> tuple[Quality, ...]:
-    where = f"{hardware()}, ONNX Runtime on CPU"
+    where = f"{processor()}, ONNX Runtime on CPU"
     figures = []
     for name in (default, *(other for other in measured if other != default)):
         for split, result in (("test", measured[name].test), ("validation", measured[name].validation)):
@@ -244,6 +246,15 @@ def _provenance(config: Config, data: DataSet, run: Run) -> Provenance:
         training_hardware=", then ".join(run.read_hardware()) or hardware(),
         training_seconds=round(sum(row["seconds"] for row in run.read_history())),
     )
+
+
+def _notices(config: Config) -> list[Path]:
+    """The texts that the licences of what this model was made from oblige to pass on."""
+    names = {
+        "NOTICE-cifar10-resnets.txt": config.model.initial_weights == "cifar10",
+        "NOTICE-fashion-mnist.txt": config.data.source == "fashion_mnist",
+    }
+    return [_HERE / name for name, applies in names.items() if applies]
 
 
 def _by_class(result: Evaluation) -> str:

@@ -68,7 +68,7 @@ def train(config: Config, folder: Path) -> None:
     run.add_hardware(hardware())
     seed_everything(config.seed)
     device = best_device()
-    data = load_data(config.data, config.seed)
+    data = load_data(config.data)
     steps_per_epoch = len(data.train) // config.train.batch_size
     if not steps_per_epoch:
         raise ValueError(f"{len(data.train)} images to train on are no batch of {config.train.batch_size}")

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batching.arrays import Arrays
 from service.batching.batcher import Batcher
 from service.batching.policy import LatencyProfile, Limits
 from service.batching.records import Answer, BatchReport
@@ -26,6 +25,7 @@ from service.errors import (
     RuntimeFailure,
     TooLarge,
 )
+from service.tensors import Arrays
 from tests.virtual_clock import VirtualClockLoop, run
 
 T = TypeVar("T")

@@ -80,7 +80,14 @@ def test_a_path_where_there_is_nothing_is_answered_in_json(client: TestClient, p
 
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
-    [("GET", "/v2/models/tiny/infer", "POST"), ("POST", "/health/live", "GET"), ("DELETE", "/v2", "GET")],
+    [
+        ("GET", "/v2/models/tiny/infer", "POST"),
+        ("PUT", "/predict/tiny", "GET, POST"),
+        ("PATCH", "/predict/tiny/versions/1", "GET, POST"),
+        ("POST", "/health/live", "GET, HEAD"),
+        ("DELETE", "/v2/models/tiny", "GET"),
+        ("TRACE", "/docs", "GET"),
+    ],
 )
 def test_a_wrong_method_is_answered_with_the_right_one(
     client: TestClient, method: str, path: str, allowed: str

@@ -459,7 +459,7 @@ def test_a_model_says_what_it_takes_and_what_it_answers(client: TestClient) -> N
         assert described["labels"] == list(LABELS)
         assert described["input"] == {
             "formats": ["PNG", "JPEG", "WEBP"],
-            "max_pixels": 32_000_000,
+            "max_pixels": 16_777_216,
             "seen_as": {"width": WIDTH, "height": HEIGHT, "channels": 1, "fit": "stretch"},
             "invert": False,
         }

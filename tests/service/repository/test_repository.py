@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.errors import BundleRefused
 from service.repository.bundle import LoadOptions, load_bundle, verify_bundle
 from service.repository.golden import GoldenMismatch
 from service.repository.scan import scan
@@ -64,7 +65,7 @@ def test_the_highest_version_that_is_ready_answers_where_a_higher_one_is_refused
     assert client.get("/health/ready").status_code == 503
 
 
-def test_versions_answer_each_with_its_own_weights(models: Path, serve: Serve) -> None:
+def test_each_version_answers_as_its_own_manifest_says(models: Path, serve: Serve) -> None:
     make_bundle(models, version=1)
     make_bundle(models, version=2, postprocessing={**POSTPROCESSING, "activation": "none"})
     client = serve(models=models)
@@ -127,7 +128,7 @@ def test_nothing_takes_the_place_of_a_variant_when_a_bundle_is_verified(models: 
 def test_a_damaged_int8_file_is_no_reason_to_serve_float32(models: Path) -> None:
     truncate(make_bundle(models, default_variant="int8") / "model.int8.onnx")
     (folder,) = scan(models)
-    with pytest.raises(Exception, match=r"model\.int8\.onnx: has .* bytes"):
+    with pytest.raises(BundleRefused, match=r"model\.int8\.onnx: has .* bytes"):
         load_bundle(folder, OPTIONS)
 
 
@@ -149,9 +150,10 @@ def test_the_smaller_limit_of_rows_counts_and_the_graph_is_timed_up_to_it(models
     make_bundle(models, "narrow", batching={"max_batch_size": 3})
     narrow, wide = (load_bundle(folder, OPTIONS) for folder in scan(models))
     assert (narrow.max_batch_rows, wide.max_batch_rows) == (3, 64)
-    assert [rows for rows, _ in narrow.latency] == [1, 2, 3]
-    assert [rows for rows, _ in wide.latency] == [1, 2, 4, 8, 16, 32, 64]
-    assert all(seconds > 0 for _, seconds in wide.latency)
+    assert [rows for rows, _ in narrow.measure_latency()] == [1, 2, 3]
+    latency = wide.measure_latency()
+    assert [rows for rows, _ in latency] == [1, 2, 4, 8, 16, 32, 64]
+    assert all(seconds > 0 for _, seconds in latency)
 
 
 def test_a_bundle_goes_on_serving_when_its_folder_is_taken_away(models: Path, serve: Serve) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from service.batching.policy import LatencyProfile
 from service.runtime.profile import measure_latency
-from service.runtime.session import Arrays
+from service.tensors import Arrays
 
 
 class Machine:

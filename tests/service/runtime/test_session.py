@@ -13,7 +13,8 @@ from onnx import TensorProto, helper
 
 from service.errors import BundleRefused, NotReady, RuntimeFailure
 from service.manifest import Graph
-from service.runtime.session import DTYPES, OnnxSession
+from service.runtime.session import OnnxSession
+from service.tensors import DTYPES
 from tests.bundles import HEIGHT, WIDTH, golden_inputs, logits_of, model_of, tiny_graph, weights
 
 CPU = ("CPUExecutionProvider",)

@@ -435,8 +435,8 @@ def test_without_averaging_the_weights_are_evaluated_as_they_are(tmp_path: Path)
     assert [name for name, value in watched.evaluated[-1].items() if not torch.equal(value, last[name])] == []
 
 
-def test_the_weights_of_the_best_epoch_are_kept_and_not_the_last(tmp_path: Path) -> None:
-    config = plain(epochs=4)
+def test_the_averaged_weights_of_the_best_epoch_are_kept_and_not_the_last(tmp_path: Path) -> None:
+    config = plain(epochs=4, ema_decay=0.5)
     watched = train(tmp_path, config, scores=(0.1, 0.9, 0.9, 0.5))
     best = Known()
     Run(tmp_path, config).load_best(best)

@@ -81,6 +81,7 @@ def test_the_tools_are_named_with_the_versions_that_are_in_use() -> None:
 
 
 def test_the_hardware_of_a_machine_without_a_gpu_is_its_processor() -> None:
-    count, _, processor = provenance.hardware().partition(" cores, ")
+    assert provenance.hardware() == provenance.processor()
+    count, _, processor = provenance.processor().partition(" cores, ")
     assert int(count) >= 1
     assert processor.strip()

@@ -39,7 +39,7 @@ def manifest(exported: Exported) -> Manifest:
 @pytest.fixture(scope="module")
 def data(exported: Exported) -> DataSet:
     config = exported.project.config()
-    return load_data(config.data, config.seed)
+    return load_data(config.data)
 
 
 @pytest.fixture

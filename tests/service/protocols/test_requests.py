@@ -1,0 +1,254 @@
+"""Many requests at once, clients that go away, models that fail."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import onnx
+import pytest
+from fastapi import FastAPI
+from onnx import helper
+from starlette.testclient import TestClient
+
+from service.app import create_app
+from service.settings import Settings
+from tests.bundles import golden_inputs, logits_of, make_bundle, model_of, slow_graph, weights
+from tests.conftest import Serve, running
+from tests.service.requests import BRIGHT, DARK, gained, metrics, parsed, tensor
+
+URL = "/predict/slow"
+
+
+@pytest.fixture
+def slow(models: Path) -> Callable[..., None]:
+    """Give a function that runs a test against a model whose runs take long, of one row each."""
+    make_bundle(models, "slow", graph=slow_graph())
+
+    def start(test: Callable[[FastAPI, httpx.AsyncClient], Coroutine[Any, Any, None]], **changes: Any) -> None:
+        async def main() -> None:
+            app = create_app(Settings(**{"models": models, "threads": 1, "max_batch_rows": 1, **changes}))
+            async with running(app) as client:
+                await test(app, client)
+
+        asyncio.run(main())
+
+    return start
+
+
+async def until_waiting(app: FastAPI, rows: int) -> None:
+    """Let the loop go on until the model runs one request and has so many more in its queue."""
+    model = app.state.repository.get("slow")
+    for _ in range(1000):
+        if not model.is_idle and model.queued_rows() == rows:
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("the requests did not come, or did not wait")
+
+
+async def scraped(client: httpx.AsyncClient) -> dict[str, float]:
+    return parsed((await client.get("/metrics")).text)
+
+
+async def sent(app: FastAPI, messages: list[dict[str, Any]], path: str = URL) -> int:
+    """Be a client in ASGI's own words, who says `messages` and no more; return the status of what came back."""
+    statuses = []
+    waiting = iter(messages)
+
+    async def receive() -> dict[str, Any]:
+        return next(waiting)
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(b"content-type", b"image/png")],
+        "server": ("test", 80),
+        "client": ("test", 1),
+    }
+    await app(scope, receive, send)
+    (status,) = statuses
+    return int(status)
+
+
+# Too much at once
+
+
+def test_what_does_not_fit_the_queue_is_refused_and_told_when_to_come_again(slow: Callable[..., None]) -> None:
+    async def test(_: FastAPI, client: httpx.AsyncClient) -> None:
+        answers = await asyncio.gather(*(client.post(URL, content=BRIGHT) for _ in range(8)))
+        refused = [answer for answer in answers if answer.status_code == 429]
+        answered = [answer for answer in answers if answer.status_code == 200]
+        assert refused
+        assert answered
+        assert len(refused) + len(answered) == 8
+        assert all(answer.json()[0]["label"] == "bright" for answer in answered)
+        for answer in refused:
+            assert answer.json()["error"] == "the queue is full: 1 rows wait, and 1 may"
+            assert int(answer.headers["retry-after"]) >= 1
+        series = await scraped(client)
+        assert series['inferd_request_failures_total{model="slow",reason="overloaded",version="1"}'] == len(refused)
+        assert series['inferd_requests_total{code="429",protocol="predict"}'] == len(refused)
+        assert series['inferd_batch_size_sum{model="slow",version="1"}'] == len(answered)
+
+    slow(test, max_queue_rows=1)
+
+
+def test_what_would_wait_too_long_is_refused_whatever_the_count(slow: Callable[..., None]) -> None:
+    async def test(_: FastAPI, client: httpx.AsyncClient) -> None:
+        answers = await asyncio.gather(*(client.post(URL, content=BRIGHT) for _ in range(8)))
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert refused
+        assert {answer.status_code for answer in answers} == {200, 429}
+        for answer in refused:
+            assert "the predicted wait is" in answer.json()["error"]
+            assert "may be 1e-06 s" in answer.json()["error"]
+
+    slow(test, max_queue_s=1e-6)
+
+
+def test_what_fits_the_queue_is_answered_in_the_end(slow: Callable[..., None]) -> None:
+    async def test(_: FastAPI, client: httpx.AsyncClient) -> None:
+        bodies = [BRIGHT, DARK] * 3
+        answers = await asyncio.gather(*(client.post(URL, content=body) for body in bodies))
+        assert [answer.json()[0]["label"] for answer in answers] == ["bright", "dark"] * 3
+        assert any(float(answer.headers["x-queue-ms"]) > 1 for answer in answers)
+
+    slow(test, max_queue_s=60)
+
+
+def test_a_request_whose_deadline_passes_in_the_queue_is_answered_504_and_not_run(slow: Callable[..., None]) -> None:
+    async def test(app: FastAPI, client: httpx.AsyncClient) -> None:
+        first = asyncio.create_task(client.post(URL, content=BRIGHT))
+        await until_waiting(app, 0)
+        late = await client.post(URL, content=BRIGHT, headers={"x-request-timeout-ms": "2"})
+        assert late.status_code == 504
+        assert (await first).status_code == 200
+        series = await scraped(client)
+        assert series['inferd_batch_size_sum{model="slow",version="1"}'] == 1
+        assert series['inferd_request_failures_total{model="slow",reason="deadline",version="1"}'] == 1
+
+    slow(test)
+
+
+# Clients that go away
+
+
+def test_a_client_that_goes_away_while_it_waits_is_not_run_and_harms_nobody(slow: Callable[..., None]) -> None:
+    async def test(app: FastAPI, client: httpx.AsyncClient) -> None:
+        first = asyncio.create_task(client.post(URL, content=BRIGHT))
+        await until_waiting(app, 0)
+        last = asyncio.create_task(client.post(URL, content=DARK))
+        body = {"type": "http.request", "body": BRIGHT, "more_body": False}
+        assert await sent(app, [body, {"type": "http.disconnect"}]) == 499
+        assert (await first).json()[0]["label"] == "bright"
+        assert (await last).json()[0]["label"] == "dark"
+        series = await scraped(client)
+        assert series['inferd_batch_size_sum{model="slow",version="1"}'] == 2
+        assert series['inferd_request_failures_total{model="slow",reason="cancelled",version="1"}'] == 1
+        assert series['inferd_requests_total{code="499",protocol="predict"}'] == 1
+        assert series['inferd_inflight{model="slow",version="1"}'] == 0
+        assert series['inferd_queue_depth{model="slow",version="1"}'] == 0
+
+    slow(test, max_queue_s=60)
+
+
+@pytest.mark.parametrize("path", [URL, "/v2/models/slow/infer"])
+def test_a_client_that_goes_away_amid_its_body_is_counted_as_gone(slow: Callable[..., None], path: str) -> None:
+    async def test(app: FastAPI, client: httpx.AsyncClient) -> None:
+        half = {"type": "http.request", "body": BRIGHT[:20], "more_body": True}
+        assert await sent(app, [half, {"type": "http.disconnect"}], path) == 499
+        series = await scraped(client)
+        assert series['inferd_request_failures_total{model="slow",reason="cancelled",version="1"}'] == 1
+
+    slow(test)
+
+
+# The end
+
+
+def test_what_was_accepted_is_answered_before_the_end(slow: Callable[..., None]) -> None:
+    async def test(app: FastAPI, client: httpx.AsyncClient) -> None:
+        accepted = [asyncio.create_task(client.post(URL, content=BRIGHT)) for _ in range(4)]
+        await until_waiting(app, 3)
+        await app.state.repository.close()
+        assert [answer.status_code for answer in await asyncio.gather(*accepted)] == [200] * 4
+        late = await client.post(URL, content=BRIGHT)
+        assert late.status_code == 503
+
+    slow(test, max_queue_s=60)
+
+
+def test_the_app_may_end_while_its_models_are_being_loaded(models: Path) -> None:
+    for name in ("one", "two", "three"):
+        make_bundle(models, name, graph=slow_graph())
+
+    async def main() -> None:
+        app = create_app(Settings(models=models, threads=1))
+        async with running(app, wait=False):
+            pass
+        assert [entry.state for entry in app.state.repository.entries()] == ["LOADING"] * 3
+
+    asyncio.run(main())
+
+
+# Models that fail
+
+
+def failing_graph() -> onnx.ModelProto:
+    """Make the tiny model, but that it fails where a pixel is brighter than white: it looks up what is not there."""
+    factors, offsets = weights()
+    return model_of(
+        [
+            helper.make_node("Flatten", ["image"], ["flat"]),
+            helper.make_node("Gemm", ["flat", "factors", "offsets"], ["answers"]),
+            helper.make_node("ReduceMax", ["image"], ["brightest"], keepdims=0),
+            helper.make_node("Floor", ["brightest"], ["rounded"]),
+            helper.make_node("Cast", ["rounded"], ["index"], to=onnx.TensorProto.INT64),
+            helper.make_node("Gather", ["table", "index"], ["nothing"]),
+            helper.make_node("Add", ["answers", "nothing"], ["logits"]),
+        ],
+        {"factors": factors, "offsets": offsets, "table": np.zeros(2, np.float32)},
+    )
+
+
+@pytest.fixture
+def fragile(models: Path, serve: Serve) -> TestClient:
+    make_bundle(models, graph=failing_graph())
+    return serve(models=models)
+
+
+def test_a_model_that_fails_is_the_servers_fault_and_is_logged_with_its_cause(
+    fragile: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = metrics(fragile)
+    answer = fragile.post("/v2/models/tiny/infer", json={"inputs": [tensor(5 + golden_inputs(1))]})
+    assert answer.status_code == 500
+    assert answer.json()["error"].startswith("model.onnx: ONNX Runtime failed")
+    assert gained(before, metrics(fragile), "inferd_request_failures_total", model="tiny", reason="runtime") == 1
+    (record,) = (one for one in caplog.records if one.name == "service.protocols.errors")
+    assert record.levelno == logging.ERROR
+    assert record.exc_info
+
+
+def test_a_model_that_failed_once_answers_the_next_request(fragile: TestClient) -> None:
+    assert fragile.post("/v2/models/tiny/infer", json={"inputs": [tensor(5 + golden_inputs(1))]}).status_code == 500
+    answer = fragile.post("/v2/models/tiny/infer", json={"inputs": [tensor(golden_inputs(1))]})
+    found = json.loads(answer.content)["outputs"][0]["data"]
+    np.testing.assert_allclose([found], logits_of(golden_inputs(1)), atol=1e-5)
+    assert fragile.get("/health/ready").status_code == 200
