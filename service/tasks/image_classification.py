@@ -129,7 +129,7 @@ def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 _ACTIVATIONS: Mapping[str, Any] = {
     "softmax": _softmax,
-    "sigmoid": lambda logits: 1 / (1 + np.exp(-logits)),
+    "sigmoid": lambda logits: np.exp(-np.logaddexp(0, -logits)),  # 1 / (1 + exp(-x)), for any x
     "none": lambda scores: scores,
 }
 

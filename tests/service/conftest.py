@@ -13,5 +13,6 @@ def _logging_as_it_was() -> Iterator[None]:
     handlers, level, disabled = root.handlers[:], root.level, access.disabled
     root.handlers = []
     yield
+    logging.captureWarnings(False)
     root.handlers, access.disabled = handlers, disabled
     root.setLevel(level)

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -172,3 +173,14 @@ def test_what_is_severe_enough_goes_to_standard_error_as_json(capsys: pytest.Cap
     assert printed.out == ""
     (line,) = printed.err.splitlines()
     assert json.loads(line)["message"] == "but this"
+
+
+@pytest.mark.usefixtures("_logging_as_it_was")
+def test_warnings_of_libraries_are_log_lines_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        configure_logging("info")
+        warnings.warn("something is odd", UserWarning, stacklevel=1)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["level"] == "warning"
+    assert "something is odd" in json.loads(line)["message"]

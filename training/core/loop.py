@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, TypeVar
 
@@ -33,6 +34,8 @@ class FitConfig(ConfigModel):
         epochs: passes over the training part.
         learning_rate: the largest, reached after `warmup_epochs` of linear growth.
         schedule: what follows the warm-up, down to zero at the end (`constant`: no fall).
+        restarts: epochs after which the schedule begins anew (Loshchilov and Hutter 2016, arXiv:1608.03983).
+        restart_factor: how much of the learning rate each new beginning has of the one before.
         learning_rate_scale: factor for a part of the network, by its attribute name (smaller for what is fine-tuned).
         weight_decay: L2, on matrices and filters; never on biases and normalisation.
         ema_decay: of the averaged weights, a step; 0 = no averaging.
@@ -44,6 +47,8 @@ class FitConfig(ConfigModel):
     learning_rate: float = Field(gt=0)
     warmup_epochs: float = Field(default=1.0, ge=0)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    restarts: tuple[int, ...] = ()
+    restart_factor: float = Field(default=0.3, gt=0)
     learning_rate_scale: Mapping[str, float] = {}
     optimiser: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.9
@@ -156,15 +161,21 @@ def _optimiser(model: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
 
 
 def _schedule(config: FitConfig, steps_per_epoch: int, total_steps: int) -> Callable[[int], float]:
+    """The learning rate of a step, as a factor of the largest."""
     warmup = config.warmup_epochs * steps_per_epoch
+    begins = [warmup, *(epoch * steps_per_epoch for epoch in config.restarts if epoch < config.epochs)]
+    ends = [*begins[1:], total_steps]
 
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / (warmup + 1)
-        done = min(1.0, (step - warmup) / max(1.0, total_steps - warmup))
+        cycle = bisect_right(begins, step) - 1
+        begin, end = begins[cycle], ends[cycle]
+        done = min(1.0, (step - begin) / max(1.0, end - begin))
+        peak = config.restart_factor**cycle
         if config.schedule == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * done))
-        return 1 - done if config.schedule == "linear" else 1.0
+            return peak * 0.5 * (1 + math.cos(math.pi * done))
+        return peak * (1 - done) if config.schedule == "linear" else peak
 
     return factor
 

@@ -18,6 +18,7 @@ class AugmentConfig(ConfigModel):
         flip: whether half of the images are mirrored left to right.
         crop_padding: pixels of border added before a crop of the original size is cut out at random; 0 = no crop.
         erase_probability: how often an image loses a rectangle (Zhong et al. 2017, arXiv:1708.04896).
+        erase_epochs: epochs after which nothing is erased any more, so that the network ends on whole images.
         erase_area: smallest and largest part of the image's area that is erased.
         erase_aspect: smallest height / width of the rectangle; the largest is its inverse.
     """
@@ -25,6 +26,7 @@ class AugmentConfig(ConfigModel):
     flip: bool = True
     crop_padding: int = 2
     erase_probability: float = 0.5
+    erase_epochs: int | None = None
     erase_area: tuple[float, float] = (0.02, 0.4)
     erase_aspect: float = 0.3
 

@@ -268,6 +268,8 @@ def training_batches(
     What is yielded is a function of (seed, epoch, step) alone, so a run resumed in the middle sees what it would have.
     """
     order = torch.randperm(len(data.train), generator=generator(seed, "order", epoch))
+    if config.erase_epochs is not None and epoch >= config.erase_epochs:
+        config = config.model_copy(update={"erase_probability": 0.0})
     for step in range(skip, len(data.train) // size):
         chosen = order[step * size : (step + 1) * size]
         images = data.normalised(data.train.pixels[chosen].to(device))

@@ -17,6 +17,14 @@ def test_the_process_lives_whatever_its_models_do(models: Path, serve: Serve) ->
     assert client.get("/v2/health/live").status_code == 200
 
 
+def test_probes_may_ask_for_the_status_alone(models: Path, serve: Serve) -> None:
+    truncate(make_bundle(models) / "model.onnx")
+    client = serve(models=models)
+    for path, status in (("/health/live", 200), ("/health/ready", 503)):
+        answer = client.head(path)
+        assert answer.status_code == status
+
+
 def test_ready_means_that_every_model_answers(models: Path, serve: Serve) -> None:
     make_bundle(models, "one")
     make_bundle(models, "two", 3)

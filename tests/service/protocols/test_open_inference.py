@@ -123,6 +123,15 @@ def test_outputs_may_be_chosen_by_name(client: TestClient) -> None:
     assert infer(client, tensor(golden_inputs(1)), outputs=[]).json()["outputs"] == answer.json()["outputs"]
 
 
+def test_a_large_body_is_read_like_a_small_one(client: TestClient) -> None:
+    body = json.dumps({"inputs": [tensor(golden_inputs(3))], "id": "large"}) + " " * 100_000
+    answer = client.post(INFER, content=body)
+    assert answer.json() == infer(client, tensor(golden_inputs(3)), id="large").json()
+    answer = client.post(INFER, content=body + "}")
+    assert answer.status_code == 400
+    assert "the body must be an inference request" in answer.json()["error"]
+
+
 def test_a_version_may_be_named(client: TestClient) -> None:
     answer = client.post(f"{MODEL}/versions/1/infer", json={"inputs": [tensor(golden_inputs(1))]})
     np.testing.assert_allclose(logits_in(answer), logits_of(golden_inputs(1)), atol=1e-5)

@@ -86,6 +86,17 @@ def test_a_large_picture_is_seen_like_a_small_one(client: TestClient) -> None:
     assert answered(client.post(URL, json=as_json(large)).json()) == pytest.approx(scores_of(PICTURE), abs=0.05)
 
 
+def test_a_large_file_is_read_like_a_small_one(client: TestClient) -> None:
+    noise = drawn(300, 200)
+    assert len(encoded(noise)) > 50_000
+    answer = client.post(URL, content=encoded(noise), headers=PNG)
+    assert answered(answer.json()) == pytest.approx(scores_of(np.full((HEIGHT, WIDTH), noise.mean())), abs=0.05)
+    assert client.post(URL, json=as_json(encoded(noise))).json() == answer.json()
+    broken = client.post(URL, content=encoded(noise)[:50_000], headers=PNG)
+    assert broken.status_code == 400
+    assert "broken or truncated" in broken.json()["error"]
+
+
 def test_every_label_comes_with_its_score_the_best_first(client: TestClient) -> None:
     assert client.post(URL, content=BRIGHT, headers=PNG).json()[0]["label"] == "bright"
     answer = client.post(URL, content=DARK, headers=PNG).json()

@@ -21,6 +21,7 @@ from service.app import create_app
 from service.settings import Settings
 from tests.bundles import golden_inputs, logits_of, make_bundle, model_of, slow_graph, weights
 from tests.conftest import Serve, running
+from tests.service.pictures import drawn, encoded
 from tests.service.requests import BRIGHT, DARK, gained, metrics, parsed, tensor
 
 URL = "/predict/slow"
@@ -174,6 +175,18 @@ def test_a_client_that_goes_away_amid_its_body_is_counted_as_gone(slow: Callable
         half = {"type": "http.request", "body": BRIGHT[:20], "more_body": True}
         assert await sent(app, [half, {"type": "http.disconnect"}], path) == 499
         series = await scraped(client)
+        assert series['inferd_request_failures_total{model="slow",reason="cancelled",version="1"}'] == 1
+
+    slow(test)
+
+
+def test_a_client_that_goes_away_while_its_picture_is_decoded_is_not_run(slow: Callable[..., None]) -> None:
+    async def test(app: FastAPI, client: httpx.AsyncClient) -> None:
+        body = {"type": "http.request", "body": encoded(drawn(500, 500)), "more_body": False}
+        assert await sent(app, [body, {"type": "http.disconnect"}]) == 499
+        assert (await client.post(URL, content=BRIGHT)).status_code == 200
+        series = await scraped(client)
+        assert series['inferd_batch_size_sum{model="slow",version="1"}'] == 1
         assert series['inferd_request_failures_total{model="slow",reason="cancelled",version="1"}'] == 1
 
     slow(test)

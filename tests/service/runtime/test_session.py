@@ -29,10 +29,11 @@ def session_of(
     inputs: list[Mapping[str, Any]] | None = None,
     outputs: list[Mapping[str, Any]] | None = None,
     providers: tuple[str, ...] = CPU,
+    insist: bool = True,
 ) -> OnnxSession:
     (folder / "model.onnx").write_bytes((model or tiny_graph()).SerializeToString())
     graph = Graph.model_validate({"file": "model.onnx", "inputs": inputs or [IMAGE], "outputs": outputs or [LOGITS]})
-    return OnnxSession(folder, graph, providers=providers, threads=1)
+    return OnnxSession(folder, graph, providers=providers, threads=1, insist=insist)
 
 
 def two_headed() -> onnx.ModelProto:
@@ -183,6 +184,24 @@ def test_a_provider_that_was_asked_for_and_not_given_is_an_error_and_no_silent_p
         ),
     ):
         session_of(tmp_path, providers=("CUDAExecutionProvider", "CPUExecutionProvider"))
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="this ONNX Runtime has CUDA")
+def test_a_provider_that_was_only_preferred_gives_way_to_the_processor_and_that_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.warns(UserWarning, match="CUDAExecutionProvider"):
+        session = session_of(tmp_path, providers=("CUDAExecutionProvider", "CPUExecutionProvider"), insist=False)
+    assert session.provider == "CPUExecutionProvider"
+    assert "model.onnx runs on the CPU: model.onnx: CUDAExecutionProvider was asked for" in caplog.text
+    np.testing.assert_allclose(session.run({"image": golden_inputs()})["logits"], logits_of(golden_inputs()), atol=1e-5)
+
+
+def test_a_broken_graph_is_refused_whatever_was_preferred(tmp_path: Path) -> None:
+    broken = model_of([helper.make_node("Guess", ["image"], ["logits"])], {})
+    for insist in (True, False):
+        with pytest.raises(BundleRefused, match="Guess"):
+            session_of(tmp_path, broken, insist=insist)
 
 
 def test_every_datatype_that_numpy_has_is_as_wide_as_its_name_says() -> None:

@@ -389,6 +389,27 @@ def test_the_rate_grows_during_the_warm_up_and_then_follows_its_schedule(
     assert watched.steps("body.bias") == near([0.1 * factor for factor in factors])
 
 
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [
+        ("constant", [1 / 3, 2 / 3, 1, 1, 0.5, 0.5]),
+        ("linear", [1 / 3, 2 / 3, 1, 1 / 2, 0.5, 0.25]),
+        ("cosine", [1 / 3, 2 / 3, 1, 1 / 2, 0.5, 0.25]),
+    ],
+)
+def test_the_schedule_begins_anew_after_a_restart_with_a_part_of_the_rate(
+    tmp_path: Path, schedule: str, factors: list[float]
+) -> None:
+    config = plain(schedule=schedule, epochs=3, warmup_epochs=1, restarts=(2,), restart_factor=0.5)
+    watched = train(tmp_path, config, steps_per_epoch=2)
+    assert watched.steps("body.bias") == near([0.1 * factor for factor in factors])
+
+
+def test_a_restart_that_the_run_does_not_reach_changes_nothing(tmp_path: Path) -> None:
+    watched = train(tmp_path, plain(schedule="linear", epochs=2, restarts=(2,)), steps_per_epoch=1)
+    assert watched.steps("body.bias") == near([0.1, 0.05])
+
+
 def test_a_part_with_a_scale_follows_the_schedule_too(tmp_path: Path) -> None:
     config = plain(schedule="linear", learning_rate_scale={"body": 0.5})
     watched = train(tmp_path, config, steps_per_epoch=2)

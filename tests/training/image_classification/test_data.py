@@ -328,6 +328,17 @@ def test_the_same_image_is_changed_otherwise_in_another_batch() -> None:
     assert len({images.numpy().tobytes() for images, _ in batches}) == 4
 
 
+def test_nothing_is_erased_any_more_after_the_epochs_of_erasing() -> None:
+    config = PLAIN.model_copy(update={"erase_probability": 1.0, "erase_epochs": 2})
+    data = _numbered(45)
+    for epoch, erased in ((0, True), (1, True), (2, False), (3, False)):
+        for (images, labels), (whole, same) in zip(
+            _batches(data, config, epoch=epoch), _batches(data, PLAIN, epoch=epoch), strict=True
+        ):
+            assert torch.equal(labels, same)
+            assert torch.equal(images, whole) != erased
+
+
 @pytest.mark.parametrize("change", [{"epoch": 1}, {"seed": 2}], ids=["epoch", "seed"])
 def test_another_epoch_or_seed_gives_another_order(change: dict[str, int]) -> None:
     first, other = _batches(_numbered(45), PLAIN), _batches(_numbered(45), PLAIN, **change)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.manifest import read_manifest
+from service.repository.golden import Golden, GoldenMismatch
+from service.runtime.session import OnnxSession
+from tests.bundles import edit, golden_inputs, make_bundle, read_golden, write_golden
+
+FRAMEWORK, RUNTIME = "framework/model/logits", "runtime/fp32/model/logits"
+
+
+def replay(bundle: Path, provider: str = "CPUExecutionProvider") -> None:
+    """Replay the float32 variant; another provider is one that ONNX Runtime might have on another machine."""
+    manifest = read_manifest(bundle)
+    variant = manifest.variants["fp32"]
+    session = OnnxSession(bundle, variant.graphs["model"], providers=("CPUExecutionProvider",), threads=1)
+    session.provider = provider
+    Golden(bundle, manifest).replay("fp32", variant, "model", session)
+
+
+def change(bundle: Path, key: str, by: NDArray[Any] | float) -> None:
+    arrays = read_golden(bundle)
+    arrays[key] = arrays[key] + np.float32(by)
+    write_golden(bundle, arrays)
+
+
+def allow(bundle: Path, origin: str, difference: float) -> None:
+    edit(bundle, "variants", "fp32", "tolerance", origin, to=difference)
+
+
+def test_a_model_that_answers_as_it_did_passes(models: Path) -> None:
+    replay(make_bundle(models))
+
+
+@pytest.mark.parametrize(("origin", "key"), [("framework", FRAMEWORK), ("runtime", RUNTIME)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_difference_passes_up_to_its_tolerance_and_no_further(models: Path, origin: str, key: str, sign: int) -> None:
+    bundle = make_bundle(models)
+    change(bundle, key, sign * 0.125)
+    allow(bundle, origin, 0.126)
+    replay(bundle)
+    allow(bundle, origin, 0.124)
+    with pytest.raises(GoldenMismatch, match=r"differs by 0\.125, allowed is 0\.124"):
+        replay(bundle)
+
+
+def test_another_class_first_is_a_mismatch_though_every_number_is_near_enough(models: Path) -> None:
+    bundle = make_bundle(models)
+    allow(bundle, "framework", 1.0)
+    second = np.argsort(read_golden(bundle)[FRAMEWORK][0])[-2]
+    turned = np.zeros((len(golden_inputs()), 3))
+    turned[0] = -0.9
+    turned[0, second] = 0.9
+    change(bundle, FRAMEWORK, turned)
+    with pytest.raises(GoldenMismatch, match="puts another class first"):
+        replay(bundle)
+
+
+def test_a_class_that_led_by_less_than_the_tolerance_may_be_overtaken(models: Path) -> None:
+    bundle = make_bundle(models)
+    allow(bundle, "framework", 2.0)
+    first = read_golden(bundle)[FRAMEWORK][0]
+    second = int(np.argsort(first)[-2])
+    overtaking = np.zeros((len(golden_inputs()), 3))
+    overtaking[0, second] = first.max() - first[second] + 0.5
+    change(bundle, FRAMEWORK, overtaking)
+    replay(bundle)
+
+
+def test_on_another_device_only_the_frameworks_answers_are_held_against_it(models: Path) -> None:
+    bundle = make_bundle(models)
+    change(bundle, RUNTIME, 0.5)
+    replay(bundle, provider="CUDAExecutionProvider")
+    with pytest.raises(GoldenMismatch, match="from ONNX Runtime's"):
+        replay(bundle)
+    change(bundle, FRAMEWORK, 0.5)
+    with pytest.raises(GoldenMismatch, match="from PyTorch's"):
+        replay(bundle, provider="CUDAExecutionProvider")
