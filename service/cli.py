@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -25,7 +26,8 @@ from service.repository.scan import BundleFolder, scan
 from service.server import DrainingServer
 from service.settings import ENV_PREFIX, Settings
 
-logger = logging.getLogger(__name__)
+_TRAINING_VARIABLES = {"INFERD_DATA_DIR", "INFERD_CACHE_DIR", "INFERD_RUNS_DIR"}
+_LINGER_S = 0.2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,21 +87,25 @@ def _settings(given: argparse.Namespace) -> Settings:
         raise ValueError("; ".join(problems)) from error
 
 
-_TRAINING_VARIABLES = {"INFERD_DATA_DIR", "INFERD_CACHE_DIR", "INFERD_RUNS_DIR"}
-
-
 def _serve(settings: Settings, _: argparse.Namespace) -> int:
     configure_logging(settings.log_level)
     if not settings.models.is_dir():
         raise FileNotFoundError(f"the models folder {settings.models} does not exist (INFERD_MODELS)")
     server = DrainingServer(create_app(settings), settings)
     server.run()
-    if not server.started:
-        return 1
-    # Threads that still work for callers who have been given up would keep the process from ending.
-    logging.shutdown()
-    sys.stdout.flush()
-    os._exit(0)
+    if server.started and _threads_linger():
+        # They work for callers who have been given up, and would keep the process from ending.
+        logging.shutdown()
+        os._exit(0)
+    return 0 if server.started else 1
+
+
+def _threads_linger() -> bool:
+    """Whether threads still work that Python would wait for at exit; idle ones get a moment to end."""
+    threads = [one for one in threading.enumerate() if one is not threading.main_thread() and not one.daemon]
+    for thread in threads:
+        thread.join(_LINGER_S)
+    return any(thread.is_alive() for thread in threads)
 
 
 def _models(settings: Settings, _: argparse.Namespace) -> int:

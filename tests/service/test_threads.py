@@ -3,11 +3,15 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from service.errors import Overloaded
 from service.threads import BoundedThreads
+
+PATIENCE_S = 10.0
+"""After which a thread goes on that a defect would have wait for ever."""
 
 
 @pytest.fixture
@@ -35,14 +39,14 @@ def test_what_the_work_raises_comes_back(pool: BoundedThreads) -> None:
 def test_too_much_work_is_refused_at_once_and_told_when_to_come_again(pool: BoundedThreads) -> None:
     async def main() -> None:
         gate = threading.Event()
-        running = [asyncio.ensure_future(pool.run(gate.wait)) for _ in range(2)]
+        running = [asyncio.ensure_future(pool.run(partial(gate.wait, PATIENCE_S))) for _ in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded, match="2 inputs are being decoded, the limit") as refused:
-            await pool.run(gate.wait)
+            await pool.run(lambda: 8)
         assert refused.value.retry_after_s > 0
         gate.set()
         assert await asyncio.gather(*running) == [True, True]
-        assert await pool.run(gate.wait)
+        assert await pool.run(lambda: 9) == 9
 
     asyncio.run(main())
 
@@ -55,10 +59,10 @@ def test_what_runs_counts_until_it_is_done_and_what_waits_is_withdrawn_when_its_
 
         def busy() -> None:
             begun.set()
-            gate.wait()
+            gate.wait(PATIENCE_S)
 
         gone = [asyncio.ensure_future(pool.run(busy)), asyncio.ensure_future(pool.run(ran.set))]
-        await asyncio.get_running_loop().run_in_executor(None, begun.wait)
+        await asyncio.get_running_loop().run_in_executor(None, begun.wait, PATIENCE_S)
         for task in gone:
             task.cancel()
         await asyncio.gather(*gone, return_exceptions=True)

@@ -13,7 +13,11 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from service.app import create_app
+from service.errors import BadInput
+from service.manifest import Tensor
+from service.protocols.open_inference import _InputTensor, _to_array, _to_arrays
 from service.settings import Settings
+from service.tensors import DTYPES
 from tests.bundles import HEIGHT, WIDTH, golden_inputs, logits_of, make_bundle
 from tests.conftest import Serve, running
 from tests.service.requests import gained, metrics, tensor
@@ -272,7 +276,69 @@ def test_any_numbers_of_any_number_of_rows_are_answered_row_by_row(
     np.testing.assert_allclose(logits_in(infer(client, tensor(batch))), logits_of(batch), rtol=1e-4, atol=1e-2)
 
 
-# Limits, deadlines, other kinds of tensors
+# Numbers of every datatype: none is cut, rounded to another, or wrapped round
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data"),
+    [
+        ("BOOL", [True, False]),
+        ("UINT8", [0, 255]),
+        ("INT8", [-128, 127]),
+        ("UINT16", [0, 65_535]),
+        ("INT32", [-(2**31), 2**31 - 1]),
+        ("INT64", [-(2**63), 2**63 - 1]),
+        ("UINT64", [2**63, 2**64 - 1]),
+        ("FP16", [-65_504.0, 0.5]),
+        ("FP32", [1, -2]),
+        ("FP64", [1e300, 2**53]),
+        ("FP32", [0.1, 2]),
+    ],
+)
+def test_numbers_that_a_datatype_has_are_taken_as_they_are(datatype: Any, data: list[Any]) -> None:
+    found = _to_array(
+        _InputTensor("x", [2, 1], datatype, data), Tensor(name="x", datatype=datatype, shape=("batch", 1))
+    )
+    assert found.dtype == DTYPES[datatype]
+    assert found.ravel().tolist() == np.array(data, DTYPES[datatype]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data"),
+    [
+        ("BOOL", [1, 0]),
+        ("BOOL", [0.0, 1.0]),
+        ("UINT8", [0, 256]),
+        ("UINT8", [-1, 0]),
+        ("UINT8", [0.0, 1.0]),
+        ("UINT8", [True, False]),
+        ("INT8", [-129, 0]),
+        ("INT32", [0.5, 1]),
+        ("INT64", [0, 2**63]),
+        ("UINT64", [0, 2**64]),
+        ("UINT64", [-1, 2**63]),
+        ("FP16", [0, 70_000]),
+        ("FP32", [1e39, 0]),
+        ("FP64", [True, False]),
+        ("FP64", ["1", "2"]),
+        ("FP64", [None, None]),
+        ("BYTES", ["a", "b"]),
+        ("BF16", [1, 2]),
+    ],
+)
+def test_numbers_that_a_datatype_has_not_are_refused(datatype: Any, data: list[Any]) -> None:
+    with pytest.raises(BadInput, match="input 'x': "):
+        _to_array(_InputTensor("x", [2, 1], datatype, data), Tensor(name="x", datatype=datatype, shape=("batch", 1)))
+
+
+def test_inputs_must_have_one_batch_size() -> None:
+    expected = tuple(Tensor(name=name, datatype="FP32", shape=("batch", 1)) for name in ("x", "y"))
+    x, y = _InputTensor("x", [2, 1], "FP32", [1, 2]), _InputTensor("y", [3, 1], "FP32", [1, 2, 3])
+    with pytest.raises(BadInput, match=r"one batch size; given: \[2, 3\]"):
+        _to_arrays([x, y], expected)
+
+
+# Limits, deadlines
 
 
 def test_a_body_over_the_limit_is_refused_and_the_limit_named(models: Path, serve: Serve) -> None:

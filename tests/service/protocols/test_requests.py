@@ -15,13 +15,16 @@ import onnx
 import pytest
 from fastapi import FastAPI
 from onnx import helper
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from service.app import create_app
+from service.errors import BadInput, Cancelled
+from service.protocols.requests import while_connected
 from service.settings import Settings
+from tests import virtual_clock
 from tests.bundles import golden_inputs, logits_of, make_bundle, model_of, slow_graph, weights
 from tests.conftest import Serve, running
-from tests.service.pictures import drawn, encoded
 from tests.service.requests import BRIGHT, DARK, gained, metrics, parsed, tensor
 
 URL = "/predict/slow"
@@ -180,16 +183,70 @@ def test_a_client_that_goes_away_amid_its_body_is_counted_as_gone(slow: Callable
     slow(test)
 
 
-def test_a_client_that_goes_away_while_its_picture_is_decoded_is_not_run(slow: Callable[..., None]) -> None:
+def test_a_request_that_is_cancelled_while_it_waits_is_not_run_and_harms_nobody(slow: Callable[..., None]) -> None:
     async def test(app: FastAPI, client: httpx.AsyncClient) -> None:
-        body = {"type": "http.request", "body": encoded(drawn(500, 500)), "more_body": False}
-        assert await sent(app, [body, {"type": "http.disconnect"}]) == 499
-        assert (await client.post(URL, content=BRIGHT)).status_code == 200
+        first = asyncio.create_task(client.post(URL, content=BRIGHT))
+        await until_waiting(app, 0)
+        cancelled = asyncio.create_task(client.post(URL, content=BRIGHT))
+        last = asyncio.create_task(client.post(URL, content=DARK))
+        await until_waiting(app, 2)
+        cancelled.cancel()
+        assert (await first).json()[0]["label"] == "bright"
+        assert (await last).json()[0]["label"] == "dark"
+        assert cancelled.cancelled()
         series = await scraped(client)
-        assert series['inferd_batch_size_sum{model="slow",version="1"}'] == 1
+        assert series['inferd_batch_size_sum{model="slow",version="1"}'] == 2
         assert series['inferd_request_failures_total{model="slow",reason="cancelled",version="1"}'] == 1
+        assert series['inferd_inflight{model="slow",version="1"}'] == 0
 
-    slow(test)
+    slow(test, max_queue_s=60)
+
+
+def request_of(*messages: dict[str, Any]) -> Request:
+    """Make a request whose client says `messages` and then nothing more, but stays."""
+    waiting = iter(messages)
+
+    async def receive() -> dict[str, Any]:
+        for message in waiting:
+            return message
+        return await asyncio.get_running_loop().create_future()
+
+    return Request({"type": "http", "method": "POST", "path": "/", "headers": []}, receive)
+
+
+def test_work_is_given_up_when_its_client_goes_away() -> None:
+    async def main() -> None:
+        request = request_of({"type": "http.request"}, {"type": "http.disconnect"})
+        work = asyncio.get_running_loop().create_future()
+        with pytest.raises(Cancelled, match="went away"):
+            await while_connected(request, work)
+        assert work.cancelled()
+
+    virtual_clock.run(main())
+
+
+def test_work_is_waited_for_as_long_as_its_client_stays() -> None:
+    async def main() -> None:
+        async def work() -> str:
+            await asyncio.sleep(1000)
+            return "done"
+
+        assert await while_connected(request_of(), work()) == "done"
+        await asyncio.sleep(0)
+        assert len(asyncio.all_tasks()) == 1  # nobody watches the client any more
+
+    virtual_clock.run(main())
+
+
+def test_work_that_fails_fails_the_request_and_not_the_watching_of_its_client() -> None:
+    async def main() -> None:
+        async def work() -> None:
+            raise BadInput("broken")
+
+        with pytest.raises(BadInput, match="broken"):
+            await while_connected(request_of(), work())
+
+    virtual_clock.run(main())
 
 
 # The end
@@ -265,3 +322,13 @@ def test_a_model_that_failed_once_answers_the_next_request(fragile: TestClient) 
     found = json.loads(answer.content)["outputs"][0]["data"]
     np.testing.assert_allclose([found], logits_of(golden_inputs(1)), atol=1e-5)
     assert fragile.get("/health/ready").status_code == 200
+
+
+def test_a_defect_amid_a_request_is_counted_as_the_runtimes_failure(fragile: TestClient) -> None:
+    before = metrics(fragile)
+    model = fragile.app.state.repository.get("tiny")
+    with pytest.raises(LookupError), model.measured():
+        raise LookupError("a defect")
+    after = metrics(fragile)
+    assert gained(before, after, "inferd_request_failures_total", model="tiny", reason="runtime") == 1
+    assert after['inferd_inflight{model="tiny",version="1"}'] == 0

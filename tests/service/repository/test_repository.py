@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from service.errors import BundleRefused
-from service.repository.bundle import LoadOptions, load_bundle, verify_bundle
+from service.repository.bundle import Bundle, LoadOptions, load_bundle, verify_bundle
 from service.repository.golden import GoldenMismatch
-from service.repository.scan import scan
+from service.repository.scan import BundleFolder, scan
 from service.tasks.base import TaskLimits
 from tests.bundles import edit, make_bundle, read_golden, sign, truncate, write_golden
 from tests.conftest import Serve
@@ -174,6 +174,26 @@ def test_a_refused_bundle_is_logged_once_with_its_reason(
     (error,) = (one for one in caplog.records if one.levelno >= logging.ERROR)
     assert error.getMessage().startswith("model tiny version 1 is refused: model.onnx: has ")
     assert error.exc_info is None
+
+
+def test_a_defect_in_loading_one_model_is_logged_and_the_others_serve(
+    models: Path, serve: Serve, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defective(folder: BundleFolder, options: LoadOptions) -> Bundle:
+        if folder.name == "cursed":
+            raise LookupError("a secret of the server")
+        return load_bundle(folder, options)
+
+    monkeypatch.setattr("service.repository.repository.load_bundle", defective)
+    make_bundle(models, "cursed")
+    make_bundle(models, "whole")
+    client = serve(models=models)
+    assert client.post("/predict/whole", content=BRIGHT, headers=PNG).status_code == 200
+    answer = client.post("/predict/cursed", content=BRIGHT, headers=PNG)
+    assert answer.status_code == 503
+    assert "loading failed unexpectedly; see the log" in answer.json()["error"]
+    assert "a secret of the server" not in answer.text
+    assert "a secret of the server" in caplog.text
 
 
 def test_a_folder_without_models_is_logged(models: Path, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,13 @@ def test_an_empty_folder_has_no_bundles(models: Path) -> None:
 def test_a_folder_that_is_not_there_is_an_error_that_names_it_and_its_setting(models: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere does not exist \(INFERD_MODELS\)"):
         scan(models / "nowhere")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
+def test_a_folder_that_may_not_be_listed_is_known_and_the_others_are_found(models: Path) -> None:
+    assert found(models, "closed/1", "open/1")
+    (models / "closed").chmod(0)
+    try:
+        assert [(one.name, one.version) for one in scan(models)] == [("closed", 0), ("open", 1)]
+    finally:
+        (models / "closed").chmod(0o755)

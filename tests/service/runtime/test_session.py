@@ -155,6 +155,17 @@ def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
         OnnxSession(tmp_path, graph, providers=CPU, threads=1)
 
 
+def test_a_graph_whose_very_error_is_no_text_is_refused_and_nothing_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = model_of([helper.make_node("Guess", ["image"], ["logits"])], {})
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString().replace(b"Guess", b"Gu\xff\xfes"))
+    graph = Graph.model_validate({"file": "model.onnx", "inputs": [IMAGE], "outputs": [LOGITS]})
+    with pytest.raises(BundleRefused, match=r"model\.onnx: ONNX Runtime can't load it"):
+        OnnxSession(tmp_path, graph, providers=CPU, threads=1)
+    assert capsys.readouterr().out == ""
+
+
 def test_an_operator_that_does_not_exist_is_refused_by_its_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

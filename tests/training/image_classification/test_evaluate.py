@@ -61,11 +61,22 @@ def test_the_confusion_matrix_has_the_truth_down_and_the_answers_across() -> Non
     assert measure(OUTPUTS, TRUTH, LABELS).confusion.tolist() == [[1, 1, 0], [0, 2, 1], [0, 0, 1]]
 
 
-def test_the_calibration_error_is_the_distance_of_confidence_from_accuracy() -> None:
-    # Four answers in two of the fifteen bins: two at 0.90, of which one is right, and two at 0.62, both right.
-    outputs = _logits((0.90, 0.10), (0.10, 0.90), (0.62, 0.38), (0.38, 0.62))
-    result = measure(outputs, torch.tensor([0, 0, 0, 1]), ("no", "yes"))
-    assert result.calibration_error == pytest.approx(2 / 4 * abs(0.90 - 1 / 2) + 2 / 4 * abs(0.62 - 1), abs=1e-6)
+@pytest.mark.parametrize(
+    ("answers", "error"),
+    [
+        # Each row: how sure an answer is, and whether it is right. Bins are 1/15 wide.
+        ([(0.90, 1), (0.90, 0), (0.62, 1), (0.62, 1)], 2 / 4 * (0.90 - 1 / 2) + 2 / 4 * (1 - 0.62)),
+        ([(0.68, 1), (0.68, 0), (0.62, 1), (0.62, 1)], 2 / 4 * (0.68 - 1 / 2) + 2 / 4 * (1 - 0.62)),
+        ([(0.61, 1), (0.66, 0)], (0.61 + 0.66) / 2 - 1 / 2),
+    ],
+    ids=["bins far apart", "bins side by side", "one bin"],
+)
+def test_the_calibration_error_is_the_distance_of_confidence_from_accuracy_in_each_bin(
+    answers: list[tuple[float, int]], error: float
+) -> None:
+    outputs = _logits(*((1 - sure, sure) for sure, _ in answers))
+    truth = torch.tensor([right for _, right in answers])
+    assert measure(outputs, truth, ("no", "yes")).calibration_error == pytest.approx(error, abs=1e-6)
 
 
 def test_answers_that_are_sure_and_right_have_no_calibration_error() -> None:

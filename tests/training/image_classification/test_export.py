@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -66,8 +67,10 @@ def test_the_server_tells_the_class_of_pictures_trained_on_and_of_new_ones(
     trained_on = [path.read_bytes() for path in sorted((exported.project.pictures / "train" / colour).iterdir())[:4]]
     unseen = png(picture(colour, np.random.default_rng(99), size=(40, 25)))
     for body in (*trained_on, unseen):
-        answer = bundle.predict(body, {"top_k": 1})
-        assert [one["label"] for one in answer] == [colour]  # type: ignore[attr-defined] # the task's own answer
+        answer: Any = bundle.predict(body, {})
+        assert answer[0]["label"] == colour
+        assert sorted(one["label"] for one in answer) == list(COLOURS)
+        assert sum(one["score"] for one in answer) == pytest.approx(1)
 
 
 def test_a_bundle_of_which_one_bit_was_flipped_is_refused(exported: Exported, tmp_path: Path) -> None:
