@@ -98,13 +98,7 @@ def slow_graph(steps: int = 200) -> onnx.ModelProto:
     )
 
 
-def model_of(
-    nodes: Sequence[onnx.NodeProto],
-    constants: Mapping[str, Array],
-    *,
-    functions: Sequence[onnx.FunctionProto] = (),
-    domains: Sequence[str] = (),
-) -> onnx.ModelProto:
+def model_of(nodes: Sequence[onnx.NodeProto], constants: Mapping[str, Array]) -> onnx.ModelProto:
     """Make a model of `nodes`, from "image" to "logits" in the shapes of the tiny model."""
     graph = helper.make_graph(
         list(nodes),
@@ -113,8 +107,7 @@ def model_of(
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(LABELS)])],
         initializer=[numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    opsets = [helper.make_opsetid("", 17), *(helper.make_opsetid(domain, 1) for domain in domains)]
-    return helper.make_model(graph, opset_imports=opsets, functions=list(functions), ir_version=10)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
 
 
 def golden_inputs(rows: int = 5) -> NDArray[np.float32]:

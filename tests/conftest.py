@@ -17,7 +17,7 @@ from service.settings import ENV_PREFIX, Settings
 from tests.bundles import make_bundle
 
 # A slow machine is no defect of what is tested.
-hypothesis.settings.register_profile("inferd", deadline=None)
+hypothesis.settings.register_profile("inferd", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("inferd")
 
 Serve = Callable[..., TestClient]

@@ -125,7 +125,7 @@ def test_a_missing_key_is_refused_by_name(tmp_path: Path, keys: Keys) -> None:
 @pytest.mark.parametrize("keys", sorted(OPTIONAL), ids=named)
 def test_an_optional_key_may_be_left_out(tmp_path: Path, keys: Keys) -> None:
     write_manifest(tmp_path, with_edit(FROZEN, *keys, to=...))
-    assert read_manifest(tmp_path)
+    read_manifest(tmp_path)
 
 
 def test_what_is_left_out_has_the_value_that_version_1_gave_it(tmp_path: Path) -> None:

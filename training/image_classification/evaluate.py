@@ -51,13 +51,13 @@ def measure(outputs: Tensor, truth: Tensor, labels: tuple[str, ...]) -> Evaluati
     classes = len(labels)
     recalls = multiclass_accuracy(outputs, truth, classes, average="none").tolist()
     confusion = multiclass_confusion_matrix(outputs, truth, classes).numpy()
+    # torchmetrics gives a score of exactly 1, to which float32 rounds, a bin of its own; it belongs to the last one.
+    scores = outputs.softmax(1).clamp(max=1 - 1e-6)
     return Evaluation(
         n=len(truth),
         accuracy=int(confusion.trace()) / len(truth),  # not in float32: people read it
         by_class=dict(zip(labels, recalls, strict=True)),
-        calibration_error=float(
-            multiclass_calibration_error(outputs.softmax(1), truth, classes, n_bins=_CALIBRATION_BINS)
-        ),
+        calibration_error=float(multiclass_calibration_error(scores, truth, classes, n_bins=_CALIBRATION_BINS)),
         confusion=confusion,
     )
 

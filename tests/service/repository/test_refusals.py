@@ -128,8 +128,12 @@ def folder_in_place_of_file(bundle: Path) -> None:
 
 
 def golden_bomb(bundle: Path) -> None:
-    with zipfile.ZipFile(bundle / "golden.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        archive.writestr("inputs/model/image.npy", bytes(300 * 2**20))
+    with (
+        zipfile.ZipFile(bundle / "golden.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("inputs/model/image.npy", "w") as member,
+    ):
+        for _ in range(300):
+            member.write(bytes(2**20))
 
 
 def golden_that_claims_more_than_it_has(bundle: Path) -> None:

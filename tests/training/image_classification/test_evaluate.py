@@ -19,7 +19,8 @@ LABELS = ("ant", "bee", "cat")
 
 def _logits(*probabilities: tuple[float, ...]) -> Tensor:
     """Outputs whose softmax is `probabilities`, each row moved by a constant that must not matter."""
-    return torch.tensor(probabilities).log() + torch.arange(len(probabilities))[:, None]
+    logits = torch.tensor(probabilities, dtype=torch.float64).log() + torch.arange(len(probabilities))[:, None]
+    return logits.float()
 
 
 # Six images: two ants (one taken for a bee), three bees (one for a cat), one cat.
@@ -68,8 +69,9 @@ def test_the_confusion_matrix_has_the_truth_down_and_the_answers_across() -> Non
         ([(0.90, 1), (0.90, 0), (0.62, 1), (0.62, 1)], 2 / 4 * (0.90 - 1 / 2) + 2 / 4 * (1 - 0.62)),
         ([(0.68, 1), (0.68, 0), (0.62, 1), (0.62, 1)], 2 / 4 * (0.68 - 1 / 2) + 2 / 4 * (1 - 0.62)),
         ([(0.61, 1), (0.66, 0)], (0.61 + 0.66) / 2 - 1 / 2),
+        ([(1 - 1e-9, 0), (0.95, 1)], (1 + 0.95) / 2 - 1 / 2),
     ],
-    ids=["bins far apart", "bins side by side", "one bin"],
+    ids=["bins far apart", "bins side by side", "one bin", "the last bin, as sure as can be"],
 )
 def test_the_calibration_error_is_the_distance_of_confidence_from_accuracy_in_each_bin(
     answers: list[tuple[float, int]], error: float
@@ -81,7 +83,7 @@ def test_the_calibration_error_is_the_distance_of_confidence_from_accuracy_in_ea
 
 def test_answers_that_are_sure_and_right_have_no_calibration_error() -> None:
     outputs = 50 * torch.eye(3)
-    assert measure(outputs, torch.tensor([0, 1, 2]), LABELS).calibration_error == pytest.approx(0, abs=1e-6)
+    assert measure(outputs, torch.tensor([0, 1, 2]), LABELS).calibration_error == pytest.approx(0, abs=1e-5)
 
 
 class Nothing(ConfigModel):
