@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(16 * 2**20, ge=1, description="Largest request body.")
     max_pixels: int = Field(
-        16_777_216, ge=1, description="Largest picture, width times height, checked before decoding."
+        16_777_216, ge=1, le=170_000_000, description="Largest picture, width times height, checked before decoding."
     )
     max_batch_rows: int = Field(
         64, ge=1, le=4096, description="Largest batch in rows; a model's manifest may ask for less."

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.errors import BadInput, BundleRefused
+from service.errors import BadInput, BundleRefused, RuntimeFailure
 from service.images import FORMATS, Picture, decode, open_picture
 from service.manifest import Manifest
 from service.tasks.base import TaskLimits
@@ -99,10 +99,16 @@ class ImageClassification:
         }
 
     def decode(self, request: Request, outputs: Arrays) -> list[dict[str, object]]:
-        """Return `[{"label", "score"}]`, best first."""
+        """Return `[{"label", "score"}]`, best first.
+
+        Raises:
+            RuntimeFailure: a score is no number.
+        """
         asked = request.parameters
         activation = asked.function_to_apply or self._postprocessing.activation
         scores = _ACTIVATIONS[activation](outputs[self._postprocessing.output][0].astype(np.float64))
+        if not np.isfinite(scores).all():
+            raise RuntimeFailure("the model answered with numbers that are not finite")
         best = np.argsort(-scores, kind="stable")[: asked.top_k]
         return [{"label": self.labels[index], "score": float(scores[index])} for index in best]
 

@@ -34,7 +34,7 @@ BAD_VALUES = {
     "tensorrt": ["perhaps"],
     "threads": ["-1", "257", "1.5"],
     "max_body_bytes": ["0", "16MB"],
-    "max_pixels": ["0", "many"],
+    "max_pixels": ["0", "many", "200000000"],
     "max_batch_rows": ["0", "5000"],
     "max_queue_s": ["0", "-1", "soon"],
     "max_queue_rows": ["0"],

@@ -12,10 +12,11 @@ import math
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal, TypeVar
+from itertools import pairwise
+from typing import Literal, Self, TypeVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -57,6 +58,12 @@ class FitConfig(ConfigModel):
     clip_norm: float | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoint_minutes: float = 3.0
+
+    @model_validator(mode="after")
+    def _restarts_in_order(self) -> Self:
+        if any(later <= earlier for earlier, later in pairwise((self.warmup_epochs, *self.restarts))):
+            raise ValueError("restarts must rise, and come after the warm-up")
+        return self
 
 
 def best_device() -> torch.device:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import BadInput, TooLarge
+from service.errors import BadInput, RuntimeFailure, TooLarge
 from service.manifest import ClassificationPostprocessing, Manifest, read_manifest
 from service.tasks import TASKS
 from service.tasks.base import TaskLimits
@@ -132,6 +133,12 @@ def test_scores_are_numbers_for_whatever_logits(task: ImageClassification, logit
     assert all(0 <= score <= 1 for score in (*softmax, *apart))
     assert softmax == sorted(softmax, reverse=True)
     assert apart == sorted(apart, reverse=True)
+
+
+@pytest.mark.parametrize("logit", [math.nan, math.inf])
+def test_scores_that_are_no_numbers_are_the_models_failure(task: ImageClassification, logit: float) -> None:
+    with pytest.raises(RuntimeFailure, match="not finite"):
+        answer(task, [1, logit, 3], function_to_apply="none")
 
 
 def test_an_answer_is_made_of_plain_numbers_and_texts(task: ImageClassification) -> None:

@@ -405,6 +405,12 @@ def test_the_schedule_begins_anew_after_a_restart_with_a_part_of_the_rate(
     assert watched.steps("body.bias") == near([0.1 * factor for factor in factors])
 
 
+@pytest.mark.parametrize("restarts", [(1,), (3, 2), (2, 2)])
+def test_restarts_that_do_not_rise_after_the_warm_up_are_refused(restarts: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="restarts must rise"):
+        plain(epochs=4, warmup_epochs=1, restarts=restarts)
+
+
 def test_a_restart_that_the_run_does_not_reach_changes_nothing(tmp_path: Path) -> None:
     watched = train(tmp_path, plain(schedule="linear", epochs=2, restarts=(2,)), steps_per_epoch=1)
     assert watched.steps("body.bias") == near([0.1, 0.05])
