@@ -34,7 +34,7 @@ class LoadOptions:
         threads: of one run.
         max_batch_rows: largest batch, whatever a manifest says.
         limits: of a request.
-        insist: whether a model that can't have the preferred provider is refused, or runs on the CPU.
+        insist: whether a model that can't have the preferred provider is refused, or takes the next one.
     """
 
     providers: tuple[str, ...]

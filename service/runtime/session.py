@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from service.errors import BundleRefused, InferdError, NotReady, RuntimeFailure
 from service.manifest import Graph, Tensor
-from service.runtime.devices import CPU, CUDA
+from service.runtime.devices import CUDA
 from service.runtime.onnx_file import read_onnx
 from service.tensors import Arrays
 
@@ -46,7 +46,7 @@ class OnnxSession:
         graph: what the manifest says of the graph.
         providers: execution providers, the preferred one first.
         threads: of one run.
-        insist: whether not getting the preferred provider is an error; else the CPU is taken, and logged.
+        insist: whether not getting the preferred provider is an error; else the next one is taken, and logged.
 
     Raises:
         BundleRefused: the file is no ONNX graph that may be loaded, or has other tensors than the manifest says.
@@ -63,13 +63,7 @@ class OnnxSession:
         options.log_severity_level = 3
         # Spinning threads take the core that the event loop and the other models need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = _create(graph.file, model, options, providers)
-        except InferdError as error:
-            if insist or providers[0] == CPU:
-                raise
-            logger.warning("%s runs on the CPU: %s", graph.file, error)
-            self._session = _create(graph.file, model, options, (CPU,))
+        self._session = _create(graph.file, model, options, providers, insist=insist)
         self.provider: str = self._session.get_providers()[0]
         self.graph = graph
         self._outputs = [tensor.name for tensor in graph.outputs]
@@ -97,8 +91,22 @@ class OnnxSession:
             raise RuntimeFailure(f"{self.graph.file}: ONNX Runtime failed ({error})") from error
 
 
-def _create(file: str, model: bytes, options: ort.SessionOptions, providers: Sequence[str]) -> ort.InferenceSession:
-    """Make a session that has the first of `providers`."""
+def _create(
+    file: str, model: bytes, options: ort.SessionOptions, providers: Sequence[str], *, insist: bool
+) -> ort.InferenceSession:
+    """Make a session that has the first of `providers` or, unless we insist, the next one that can be had."""
+    try:
+        return _create_with_first(file, model, options, providers)
+    except InferdError as error:
+        if insist or len(providers) == 1:
+            raise
+        logger.warning("%s runs without %s: %s", file, providers[0], error)
+        return _create(file, model, options, providers[1:], insist=False)
+
+
+def _create_with_first(
+    file: str, model: bytes, options: ort.SessionOptions, providers: Sequence[str]
+) -> ort.InferenceSession:
     settings = [{"use_tf32": "0"} if name == CUDA else {} for name in providers]
     try:
         # ONNX Runtime's own fallback would print to standard output and turn a failing GPU into a silent CPU.
