@@ -1,16 +1,19 @@
 """Every error that inferd raises on purpose, as one small tree.
 
 InferdError
-├── BadInput            the caller's request is wrong, and says how
-│   ├── TooLarge        ... because it passes a limit, which the message names
-│   └── Unsupported     ... because this build or model has no such ability
-├── NotFound            no such model, version or route
-├── NotReady            the model is known but can't answer now (loading, refused, draining)
-├── Overloaded          the queue is full; try again after `retry_after_s`
-├── DeadlineExceeded    the caller's deadline passed before the model ran
-├── Cancelled           the caller went away before the answer
-├── RuntimeFailure      the model itself failed on a well-formed request
-└── BundleRefused       a model folder that must not be served, with file and reason
+├── BadInput                    the caller's request is wrong, and says how
+│   ├── TooLarge                ... because it passes a limit, which the message names
+│   ├── UnsupportedMediaType    ... because nothing here reads this kind of body or file
+│   └── Unsupported             ... because this build or model has no such ability
+├── Unauthenticated             the call needs a key, and none or a wrong one came
+├── Forbidden                   the call is not allowed here, whoever makes it
+├── NotFound                    no such model, version or route
+├── NotReady                    the model is known but can't answer now (loading, refused, draining)
+├── Overloaded                  the queue is full; try again after `retry_after_s`
+├── DeadlineExceeded            the caller's deadline passed before the model ran
+├── Cancelled                   the caller went away before the answer
+├── RuntimeFailure              the model itself failed on a well-formed request
+└── BundleRefused               a model folder that must not be served, with file and reason
 
 The tree knows no protocol: `service.protocols.errors` maps each class to a status and a body. `reason` is what
 metrics and logs call an error of that class.
@@ -37,8 +40,24 @@ class TooLarge(BadInput):
     """The request passes a limit; the message names the limit."""
 
 
+class UnsupportedMediaType(BadInput):
+    """The body, or a file in it, is of a kind that nothing here reads; the message says which are read."""
+
+
 class Unsupported(BadInput):
-    """The request is of a kind (media type, datatype, ...) that can't be served."""
+    """The request is well-formed, but asks for what this build or model can't do."""
+
+
+class Unauthenticated(InferdError):
+    """The call needs a key; none came, or another one."""
+
+    reason = "invalid"
+
+
+class Forbidden(InferdError):
+    """The call is closed here, whoever makes it; the message says what would open it."""
+
+    reason = "invalid"
 
 
 class NotFound(InferdError):

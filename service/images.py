@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from service.errors import BadInput, TooLarge, Unsupported
+from service.errors import BadInput, TooLarge, UnsupportedMediaType
 from service.manifest import ImagePreprocessing
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -57,7 +57,7 @@ def open_picture(data: bytes | memoryview, *, max_pixels: int) -> Picture:
 
     Raises:
         BadInput: `data` is empty, or the picture is animated or broken.
-        Unsupported: `data` is none of these formats.
+        UnsupportedMediaType: `data` is none of these formats.
         TooLarge: it has more than `max_pixels` pixels.
     """
     if not data:
@@ -165,7 +165,7 @@ def _pillow_errors() -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError as error:
-        raise Unsupported(f"this is no image that can be read; allowed: {', '.join(FORMATS)}") from error
+        raise UnsupportedMediaType(f"this is no image that can be read; allowed: {', '.join(FORMATS)}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise
     except Exception as error:  # on broken files Pillow raises whatever its parsers stumble over

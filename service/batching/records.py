@@ -12,12 +12,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a request gets; `queue_s` and `compute_s` (from dispatch to result) add up to its time in the batcher."""
+    """What a request gets; `queue_s` and `compute_s` (from dispatch to result) add up to its time in the batcher.
+
+    Of the compute time, `input_s` went into joining the batch, `infer_s` into the run, `output_s` into parting it.
+    """
 
     outputs: Arrays
     queue_s: float
     compute_s: float
     batch_rows: int
+    input_s: float = 0.0
+    infer_s: float = 0.0
+    output_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,9 @@ class BatchReport:
     requests: int
     compute_s: float
     failed: bool
+    input_s: float = 0.0
+    infer_s: float = 0.0
+    output_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

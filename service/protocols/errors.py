@@ -16,15 +16,19 @@ from starlette.routing import Match
 
 from service.errors import (
     BadInput,
+    BundleRefused,
     Cancelled,
     DeadlineExceeded,
+    Forbidden,
     InferdError,
     NotFound,
     NotReady,
     Overloaded,
     RuntimeFailure,
     TooLarge,
+    Unauthenticated,
     Unsupported,
+    UnsupportedMediaType,
 )
 from service.observability import request_id
 
@@ -32,13 +36,17 @@ logger = logging.getLogger(__name__)
 
 STATUS: dict[type[InferdError], int] = {
     BadInput: 400,
+    BundleRefused: 400,  # who asked for it to be loaded is told
+    Unauthenticated: 401,
+    Forbidden: 403,
     NotFound: 404,
     TooLarge: 413,
-    Unsupported: 415,
+    UnsupportedMediaType: 415,
     Overloaded: 429,
     Cancelled: 499,  # nobody reads it; the log does (nginx's number for a client that has gone)
     RuntimeFailure: 500,
     InferdError: 500,
+    Unsupported: 501,
     NotReady: 503,
     DeadlineExceeded: 504,
 }
@@ -63,6 +71,8 @@ async def answer_inferd_error(_: Request, error: Exception) -> Response:
     headers = {}
     if isinstance(error, Overloaded):
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+    if isinstance(error, Unauthenticated):
+        headers["www-authenticate"] = "Bearer"
     return error_response(status, str(error), headers)
 
 

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.errors import BadInput, Unsupported
+from service.errors import BadInput, UnsupportedMediaType
 from service.protocols.requests import (
     answer_headers,
     deadline_of,
@@ -117,7 +117,7 @@ async def _read(request: Request, limit: int) -> tuple[object, Mapping[str, obje
     ):
         # curl --data-binary says x-www-form-urlencoded unless told otherwise; the bytes decide what it is.
         return await read_body(request, limit), request.query_params
-    raise Unsupported(
+    raise UnsupportedMediaType(
         f"content type {media_type!r} is not taken; allowed: image/*, application/octet-stream, multipart/form-data, "
         "application/json"
     )

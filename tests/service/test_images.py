@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.errors import BadInput, InferdError, TooLarge, Unsupported
+from service.errors import BadInput, InferdError, TooLarge, UnsupportedMediaType
 from service.images import decode, decode_pixels, normalise, open_picture
 from service.manifest import ImagePreprocessing
 from tests.service.pictures import Pixels, chunk, drawn, encoded, raw_png
@@ -481,7 +481,7 @@ def test_no_bytes_are_no_picture() -> None:
 
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "ICO", "PPM", "TGA", "JPEG2000", "PDF", "EPS"])
 def test_a_picture_of_another_format_is_refused_with_those_that_are_taken(kind: str) -> None:
-    with pytest.raises(Unsupported, match="allowed: PNG, JPEG, WEBP"):
+    with pytest.raises(UnsupportedMediaType, match="allowed: PNG, JPEG, WEBP"):
         open_picture(encoded(drawn(32, 32, 3), kind), max_pixels=LIMIT)
 
 
@@ -495,7 +495,7 @@ def test_what_is_no_picture_is_refused(data: bytes) -> None:
 
 @given(data=st.binary(min_size=1, max_size=200))
 def test_random_bytes_are_refused_as_no_picture(data: bytes) -> None:
-    with pytest.raises(Unsupported, match="no image"):
+    with pytest.raises(UnsupportedMediaType, match="no image"):
         open_picture(data, max_pixels=LIMIT)
 
 

@@ -18,7 +18,10 @@ ERRORS = [one for one in vars(errors).values() if inspect.isclass(one) and issub
 MEANT = {
     "BadInput": 400,
     "TooLarge": 413,
-    "Unsupported": 415,
+    "UnsupportedMediaType": 415,
+    "Unsupported": 501,
+    "Unauthenticated": 401,
+    "Forbidden": 403,
     "NotFound": 404,
     "NotReady": 503,
     "Overloaded": 429,
@@ -26,7 +29,7 @@ MEANT = {
     "Cancelled": 499,
     "RuntimeFailure": 500,
     "InferdError": 500,
-    "BundleRefused": 500,
+    "BundleRefused": 400,
 }
 
 
