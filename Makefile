@@ -10,11 +10,13 @@ UV := uv==0.13.8
 
 SERVE := .venv/serve/bin
 DEV := .venv/dev/bin
+CLIENTS := .venv/clients/bin
 LOADTEST := .venv/loadtest/bin
 LOCK := .venv/lock/bin
+PROTO := service/protocols/open_inference/grpc
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test coverage check train export loadtest image chart test-emulated lock clean
+.PHONY: help serve test test-clients coverage check proto train export loadtest image chart test-emulated lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -25,6 +27,13 @@ serve: $(SERVE)/.ready ## serve models/ on 127.0.0.1:8000 (INFERD_HOST, INFERD_P
 test: $(DEV)/.ready ## run every test (with INFERD_DATA_DIR those on real data too)
 	$(DEV)/python -m pytest $(ARGS)
 
+# Each pytest is a process of its own: the two clients' messages have the same names, and only one of them gets those.
+test-clients: $(SERVE)/.ready $(CLIENTS)/.ready ## call a server with the clients of Triton and KServe
+	$(CLIENTS)/python -m pytest --confcutdir tests/clients tests/clients/triton $(ARGS) $(or_none_chosen)
+	$(CLIENTS)/python -m pytest --confcutdir tests/clients tests/clients/kserve $(ARGS) $(or_none_chosen)
+
+or_none_chosen = $(if $(ARGS),|| test $$? = 5)
+
 coverage: $(DEV)/.ready ## run every test, and list the lines and branches that none reaches
 	$(DEV)/python -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
 
@@ -33,6 +42,9 @@ check: $(DEV)/.ready ## lint, formatting, types, import rules
 	$(DEV)/ruff format --check .
 	$(DEV)/mypy
 	$(DEV)/lint-imports
+
+proto: $(DEV)/.ready ## generate the Python of the gRPC messages anew from their .proto
+	cd $(PROTO) && $(CURDIR)/$(DEV)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. open_inference.proto
 
 train: $(DEV)/.ready ## train a TASK (image_classification); a run that was cut off goes on
 	$(DEV)/python -m training $(TASK) train $(ARGS)
@@ -65,6 +77,7 @@ lock: $(LOCK)/.ready ## remake requirements/ from pyproject.toml (newest of all:
 	$(compile) pyproject.toml --extra cpu --extra training --extra dev --constraints requirements/serve.txt \
 	  --excludes requirements/unlocked.in --output-file requirements/test.txt
 	$(compile) pyproject.toml --extra loadtest --constraints requirements/serve.txt --output-file requirements/loadtest.txt
+	$(compile) --group clients --output-file requirements/clients.txt
 
 clean: ## remove the environments, caches and build products
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov
@@ -80,6 +93,9 @@ $(DEV)/.ready: requirements/test.txt pyproject.toml
 
 $(LOADTEST)/.ready: requirements/loadtest.txt
 	$(call environment,loadtest,-r requirements/loadtest.txt)
+
+$(CLIENTS)/.ready: requirements/clients.txt
+	$(call environment,clients,-r requirements/clients.txt)
 
 $(LOCK)/.ready: Makefile
 	$(call environment,lock,$(UV))

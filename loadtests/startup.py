@@ -1,7 +1,8 @@
 """How long `inferd serve` takes to be ready, and how much memory it then holds: `python loadtests/startup.py`.
 
 Run it with the environment that serves (`.venv/serve/bin/python`). Each run is a new process on a free port; ready is
-the first 200 of /health/ready, asked every 10 ms; memory is the resident set then, and again after some requests.
+the first 200 of /health/ready, asked every 10 ms; memory is the resident set then, and again after some requests, of
+the server and all its workers together.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--model", default="fashion-classifier")
+    parser.add_argument("--workers", default="1", help="as INFERD_WORKERS")
     given = parser.parse_args()
-    seconds, memory, memory_later = zip(*(measure(given.model) for _ in range(given.runs)), strict=True)
-    print(f"runs: {given.runs}; median (smallest to largest)")
+    seconds, memory, memory_later = zip(*(measure(given.model, given.workers) for _ in range(given.runs)), strict=True)
+    print(f"workers: {given.workers}; runs: {given.runs}; median (smallest to largest)")
     for name, values, unit in (
         ("time to ready", seconds, "s"),
         ("resident memory when ready", memory, "MB"),
@@ -38,12 +40,12 @@ def main() -> None:
         print(f"{name}: {statistics.median(values):.2f} {unit} ({min(values):.2f} to {max(values):.2f})")
 
 
-def measure(model: str) -> tuple[float, float, float]:
+def measure(model: str, workers: str) -> tuple[float, float, float]:
     """Start a server, and return seconds to ready, then resident MB before and after some requests."""
     started = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "service.cli", "serve"],
-        env={**os.environ, "INFERD_PORT": "0"},
+        env={**os.environ, "INFERD_PORT": "0", "INFERD_GRPC_PORT": "0", "INFERD_WORKERS": workers},
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -82,11 +84,13 @@ def _is_ready(url: str) -> bool:
 
 
 def _resident_mb(pid: int) -> float:
+    """Of a process and its children."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     found = re.search(r"VmRSS:\s+(\d+) kB", status)
     if not found:
         raise RuntimeError("this system does not tell a process's resident memory")
-    return int(found[1]) * 1024 / 1e6
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    return int(found[1]) * 1024 / 1e6 + sum(_resident_mb(int(child)) for child in children)
 
 
 if __name__ == "__main__":

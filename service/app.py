@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version as package_version
 
 from fastapi import FastAPI
@@ -14,84 +14,102 @@ from prometheus_client import start_http_server
 from starlette.exceptions import HTTPException
 
 from service.errors import InferdError
+from service.machine import cpu_quota
 from service.metrics import Metrics
 from service.observability import Observability
-from service.protocols import health, open_inference, predict
+from service.protocols import health, predict
 from service.protocols.errors import answer_http_exception, answer_inferd_error, answer_unexpected
+from service.protocols.open_inference import rest
+from service.protocols.open_inference.grpc.server import GrpcServer
 from service.repository.bundle import LoadOptions
+from service.repository.control import Control
+from service.repository.controller import Controller, ControlOptions
+from service.repository.local_control import LocalControl
 from service.repository.repository import QueueLimits, Repository
-from service.runtime.devices import choose_providers, cpu_quota
+from service.security import AdminKey
 from service.settings import Settings
-from service.tasks.base import TaskLimits
 from service.threads import BoundedThreads
+from service.workers.children import python
+from service.workers.trial import TrialProcess
 
 logger = logging.getLogger(__name__)
 
-_MOST_THREADS = 8
-_DECODINGS_PER_THREAD = 32
+_DECODINGS_PER_THREAD = 128
 
 
-def load_options(settings: Settings) -> LoadOptions:
-    """How `settings` ask for bundles to be loaded.
-
-    Raises:
-        ValueError: the device asked for is not to be had.
-    """
-    return LoadOptions(
-        providers=choose_providers(settings.device, tensorrt=settings.tensorrt),
-        insist=settings.device == "cuda",
-        threads=settings.threads or min(cpu_quota(), _MOST_THREADS),
-        max_batch_rows=settings.max_batch_rows,
-        limits=TaskLimits(max_pixels=settings.max_pixels),
-    )
-
-
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, *, control: Control | None = None) -> FastAPI:
     """Make the application; models are loaded in the background once it starts.
 
     Args:
         settings: all of them; nothing else is read from the environment.
+        control: the server as a whole, where this process is one worker of several and is told what to serve; None
+            where it is the whole server and decides itself.
 
     Returns:
-        The application; `app.state.repository` is what a server tells to drain.
+        The application. Its `state` has what a server needs to drive it: `repository`, to tell that it drains and what
+        to serve, `grpc`, to start it beside HTTP, and `metrics`.
 
     Raises:
         ValueError: the device asked for is not to be had.
     """
     version = package_version("inferd")
     metrics = Metrics(version)
-    decoders = cpu_quota()
+    decoders = max(1, cpu_quota() // settings.processes)
     repository = Repository(
-        settings.models,
-        options=load_options(settings),
-        queue=QueueLimits(max_s=settings.max_queue_s, max_rows=settings.max_queue_rows),
+        options=LoadOptions.of(settings),
+        queue=QueueLimits(max_s=settings.max_queue_s, max_rows=max(1, settings.max_queue_rows // settings.processes)),
         metrics=metrics,
         decoding=BoundedThreads(decoders, max_pending=decoders * _DECODINGS_PER_THREAD, name="decode"),
+        let_go_s=settings.let_go_timeout_s,
     )
+    controller = None
+    if control is None:
+        trial = TrialProcess(python("trial"), settings, timeout_s=settings.load_timeout_s)
+        controller = Controller(settings.models, ControlOptions.of(settings), trial=trial)
+        control = LocalControl(controller, repository, metrics)
+    admin = AdminKey(settings.admin_key.get_secret_value() if settings.admin_key else None)
+    grpc = None
+    if settings.grpc_port is not None:
+        grpc = GrpcServer(
+            repository=repository,
+            control=control,
+            admin=admin,
+            metrics=metrics,
+            version=version,
+            host=settings.host,
+            port=settings.grpc_port,
+            max_body_bytes=settings.max_body_bytes,
+            share_port=controller is None,
+            access_log=settings.access_log,
+        )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        exporter = None
-        if settings.metrics_port is not None:
-            exporter, _thread = start_http_server(settings.metrics_port, settings.host, metrics.registry)
-        try:
-            repository.discover()
-            async with asyncio.TaskGroup() as background:
-                loading = background.create_task(repository.load())
-                yield
-                loading.cancel()
-                await repository.close()
-        finally:
-            if exporter:
-                exporter.shutdown()
-                exporter.server_close()
+        async with AsyncExitStack() as running:
+            running.push_async_callback(repository.close)
+            if settings.metrics_port is not None and controller:  # else it is the supervisor's
+                exporter, _thread = start_http_server(settings.metrics_port, settings.host, metrics.registry)
+                logger.info("metrics are served on %s:%d", settings.host, exporter.server_port)
+                running.callback(exporter.server_close)
+                running.callback(exporter.shutdown)
+            if grpc:  # the server starts it where it starts to listen
+                running.push_async_callback(grpc.stop, settings.drain_timeout_s)
+            if controller:
+                await controller.join(repository)
+                await controller.discover()
+                background = await running.enter_async_context(asyncio.TaskGroup())
+                loading = background.create_task(controller.start(tried=False))
+                running.push_async_callback(controller.close)
+                running.callback(loading.cancel)
+            yield
 
     # FastAPI as it is, but the page at /docs comes from here and not from somebody's network.
     app = FastAPIOffline(title="inferd", version=version, lifespan=lifespan, redoc_url=None)
-    app.state.repository = repository
-    app.include_router(health.router(repository, metrics, with_metrics=settings.metrics_port is None))
-    app.include_router(predict.router(repository, max_body_bytes=settings.max_body_bytes))
-    app.include_router(open_inference.router(repository, version=version, max_body_bytes=settings.max_body_bytes))
+    app.state.repository, app.state.grpc, app.state.metrics = repository, grpc, metrics
+    limit = settings.max_body_bytes
+    app.include_router(health.router(repository, control, with_metrics=settings.metrics_port is None))
+    app.include_router(predict.router(repository, max_body_bytes=limit))
+    app.include_router(rest.router(repository, control, admin=admin, version=version, max_body_bytes=limit))
     app.add_exception_handler(InferdError, answer_inferd_error)
     app.add_exception_handler(HTTPException, answer_http_exception)
     app.add_exception_handler(Exception, answer_unexpected)

@@ -1,13 +1,15 @@
-"""The command `inferd`: serve models, list them, verify them, or ask one from the command line."""
+"""The command `inferd`: serve models, list them, verify them, or ask one from the command line.
+
+What loads models is imported by the commands that load some: a supervisor does not, and should take no memory for it.
+"""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
-import logging
 import os
 import sys
-import threading
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -17,17 +19,18 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from service.app import create_app, load_options
-from service.errors import BundleRefused, InferdError, NotFound
-from service.manifest import read_manifest
+from service.errors import BadInput, BundleRefused, InferdError, NotFound
+from service.manifest import TENSORS, read_manifest
 from service.observability import configure_logging
-from service.repository.bundle import load_bundle, verify_bundle
 from service.repository.scan import BundleFolder, scan
-from service.server import DrainingServer
 from service.settings import ENV_PREFIX, Settings
+from service.workers.sizing import count_workers
+from service.workers.supervisor import Supervisor
+
+_OPTIONS = ("models", "host", "port", "workers")
+"""Settings that have an option of the same name."""
 
 _TRAINING_VARIABLES = {"INFERD_DATA_DIR", "INFERD_CACHE_DIR", "INFERD_RUNS_DIR"}
-_LINGER_S = 0.2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="answer HTTP requests")
     serve.add_argument("--host", help="address to listen on (INFERD_HOST, default: 127.0.0.1)")
     serve.add_argument("--port", type=int, help="port to listen on (INFERD_PORT, default: 8000)")
+    serve.add_argument("--workers", help="processes that answer, or auto (INFERD_WORKERS, default: auto)")
     serve.set_defaults(run=_serve)
 
     models = commands.add_parser("models", help="list the models in the folder")
@@ -62,12 +66,24 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="check every file and replay every variant of every model")
     verify.set_defaults(run=_verify)
 
-    predict = commands.add_parser("predict", help="ask a model about an image; needs no server")
-    predict.add_argument("image", type=Path)
+    add = commands.add_parser("import", help="make a bundle of an ONNX file, with golden outputs of its own")
+    add.add_argument("file", type=Path, metavar="model.onnx")
+    add.add_argument("--name", required=True, help="of the model")
+    add.add_argument("--version", type=int, help="default: one more than the highest there is")
+    add.add_argument("--title", help="what people call it; default: its name")
+    add.add_argument("--licence", help="under which it may be used")
+    add.add_argument("--labels", type=Path, metavar="labels.json", help="names of classes, in the order of the output")
+    add.add_argument(
+        "--golden", type=Path, metavar="inputs.npz", help="inputs to replay, by name, where none can be made up"
+    )
+    add.set_defaults(run=_import)
+
+    predict = commands.add_parser("predict", help="ask a model; needs no server")
+    predict.add_argument("input", type=Path, help='an image, or a file NAME.json with {"inputs": ...} as a request has')
     predict.add_argument("--model", required=True)
     predict.add_argument("--model-version", type=int, help="default: the highest")
     predict.add_argument("--url", help="ask the server at this address in place of loading the model here")
-    predict.add_argument("--top-k", type=int, default=5)
+    predict.add_argument("--top-k", type=int, help="so many labels; default: 5")
     predict.add_argument("--invert", action="store_true", help="for dark things on a light ground")
     predict.set_defaults(run=_predict)
     return parser
@@ -79,7 +95,7 @@ def _settings(given: argparse.Namespace) -> Settings:
     for name in os.environ:
         if name.startswith(ENV_PREFIX) and name.upper() not in known | _TRAINING_VARIABLES:
             print(f"inferd: {name} is no setting of the server; see docs/operations.md", file=sys.stderr)
-    said = {name: value for name in ("models", "host", "port") if (value := getattr(given, name, None)) is not None}
+    said = {name: value for name in _OPTIONS if (value := getattr(given, name, None)) is not None}
     try:
         return Settings(**said)
     except ValidationError as error:
@@ -91,25 +107,19 @@ def _serve(settings: Settings, _: argparse.Namespace) -> int:
     configure_logging(settings.log_level)
     if not settings.models.is_dir():
         raise FileNotFoundError(f"the models folder {settings.models} does not exist (INFERD_MODELS)")
-    server = DrainingServer(create_app(settings), settings)
-    server.run()
-    if server.started and _threads_linger():
-        # They work for callers who have been given up, and would keep the process from ending.
-        logging.shutdown()
-        os._exit(0)
-    return 0 if server.started else 1
+    settings = settings.model_copy(update={"workers": count_workers(settings), "models": settings.models.absolute()})
+    if settings.workers == 1:
+        from service.serving import serve_alone
 
-
-def _threads_linger() -> bool:
-    """Whether threads still work that Python would wait for at exit; idle ones get a moment to end."""
-    threads = [one for one in threading.enumerate() if one is not threading.main_thread() and not one.daemon]
-    for thread in threads:
-        thread.join(_LINGER_S)
-    return any(thread.is_alive() for thread in threads)
+        return serve_alone(settings)
+    return asyncio.run(Supervisor(settings).run())
 
 
 def _models(settings: Settings, _: argparse.Namespace) -> int:
     for folder in scan(settings.models):
+        if folder.is_bare:
+            print(f"{folder.name}\t{folder.version}\t{TENSORS}\t-\tno manifest: served as its graph")
+            continue
         try:
             manifest = read_manifest(folder.path)
         except BundleRefused as error:
@@ -122,10 +132,12 @@ def _models(settings: Settings, _: argparse.Namespace) -> int:
 
 
 def _verify(settings: Settings, _: argparse.Namespace) -> int:
+    from service.repository.bundle import LoadOptions, verify_bundle
+
     refused = 0
     for folder in scan(settings.models):
         try:
-            manifest = verify_bundle(folder, load_options(settings))
+            manifest = verify_bundle(folder, LoadOptions.of(settings))
             print(f"{folder.name} {folder.version}: ok ({', '.join(manifest.variants)})")
         except InferdError as error:
             refused += 1
@@ -133,15 +145,46 @@ def _verify(settings: Settings, _: argparse.Namespace) -> int:
     return 1 if refused else 0
 
 
+def _import(settings: Settings, given: argparse.Namespace) -> int:
+    from service.repository.bundle import LoadOptions
+    from service.repository.importing import Import, import_model
+
+    wanted = Import(
+        given.file, given.name, given.version, given.title, given.licence, labels=given.labels, golden=given.golden
+    )
+    made = import_model(settings.models, wanted, LoadOptions.of(settings))
+    (graph,) = made.manifest.default.graphs.values()
+    how = "requests share runs" if graph.batched else "requests run one by one"
+    why = f": {made.no_batch}" if made.no_batch else ""
+    print(f"{made.folder.name} {made.folder.version}: written to {made.folder.path}; {how}{why}")
+    return 0
+
+
 def _predict(settings: Settings, given: argparse.Namespace) -> int:
-    picture = given.image.read_bytes()
-    parameters = {"top_k": given.top_k, "invert": given.invert or None}
+    from service.repository.bundle import LoadOptions, load_bundle
+
+    content = given.input.read_bytes()
+    said = {"top_k": given.top_k, "invert": given.invert or None}
+    parameters = {name: value for name, value in said.items() if value is not None}
     if given.url:
-        answer = _ask(given, picture, {name: value for name, value in parameters.items() if value is not None})
+        answer = _ask(given, content, parameters)
     else:
-        answer = load_bundle(_find(settings, given), load_options(settings)).predict(picture, parameters)
+        bundle = load_bundle(_find(settings, given), LoadOptions.of(settings))
+        if _is_json(given):
+            request = json.loads(content)
+            also = request.get("parameters", {}) if isinstance(request, dict) else None
+            if not isinstance(also, dict) or "inputs" not in request:
+                raise BadInput(f'{given.input} must have JSON {{"inputs": ..., "parameters": {{...}}}}')
+            answer = bundle.predict(request["inputs"], {**parameters, **also})
+        else:
+            answer = bundle.predict(content, parameters)
     print(json.dumps(answer))
     return 0
+
+
+def _is_json(given: argparse.Namespace) -> bool:
+    """Whether the file is a request in JSON, and not the input itself."""
+    return bool(given.input.suffix.lower() == ".json")
 
 
 def _find(settings: Settings, given: argparse.Namespace) -> BundleFolder:
@@ -153,14 +196,15 @@ def _find(settings: Settings, given: argparse.Namespace) -> BundleFolder:
     return folders[-1]
 
 
-def _ask(given: argparse.Namespace, picture: bytes, parameters: dict[str, object]) -> object:
+def _ask(given: argparse.Namespace, content: bytes, parameters: dict[str, object]) -> object:
     version_path = "" if given.model_version is None else f"/versions/{given.model_version}"
     address = f"{given.url.rstrip('/')}/predict/{urllib.parse.quote(given.model)}{version_path}"
     if not address.startswith(("http://", "https://")):
         raise ValueError("--url must begin with http:// or https://")
     query = urllib.parse.urlencode({name: str(value).lower() for name, value in parameters.items()})
+    kind = "application/json" if _is_json(given) else "application/octet-stream"
     request = urllib.request.Request(  # noqa: S310 - the scheme was checked
-        f"{address}?{query}", picture, {"content-type": "application/octet-stream"}
+        f"{address}?{query}", content, {"content-type": kind}
     )
     try:
         with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310 - as above

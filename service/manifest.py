@@ -4,7 +4,8 @@ A bundle is the folder `models/<name>/<version>/`. Its manifest names every othe
 with their tensors, what happens to an input before the graph and to an output after it, and how good the model is and
 where it comes from. The folder gives the name and the version; the manifest does not repeat them.
 
-Models are frozen and refuse unknown keys. `schema_version` is looked at before anything else.
+Models are frozen and refuse unknown keys. `schema_version` is looked at before anything else. Version 2 added models
+that are served as their graph (task `tensors`), of which less is known; of all others it asks what version 1 asked.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -19,9 +21,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from service.errors import BundleRefused
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.npz"
+MODEL_FILE = "model.onnx"
+LABELS_FILE = "labels.json"
+TENSORS: Final = "tensors"
+"""The task of a model that is served as its graph, with nothing before or after it."""
+BATCH: Final = "batch"
+"""What the batch axis is called, the first of each tensor."""
 
 _MAX_MANIFEST_BYTES = 1_000_000
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
@@ -56,6 +64,7 @@ def _inside_the_folder(name: str) -> str:
 FileName = Annotated[str, AfterValidator(_inside_the_folder)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Positive = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=0)]
 
 
 class _Contract(BaseModel):
@@ -75,12 +84,21 @@ class Tensor(_Contract):
     Attributes:
         name: in the graph.
         datatype: of its elements.
-        shape: sizes; a text is a symbolic axis. The batch axis is the first, and is called `batch`.
+        shape: sizes; a text is a symbolic axis. The batch axis is the first, and is called `batch`. None: not even the
+            number of axes is known.
     """
 
     name: str
     datatype: Datatype
-    shape: tuple[Positive | str, ...]
+    shape: tuple[Size | str, ...] | None
+
+    def accepts(self, shape: Sequence[int]) -> bool:
+        """Whether an array of this shape fits: as many axes, and the declared sizes where they are no symbols."""
+        if self.shape is None:
+            return True
+        return len(shape) == len(self.shape) and all(
+            size == declared or isinstance(declared, str) for size, declared in zip(shape, self.shape, strict=True)
+        )
 
 
 class Graph(_Contract):
@@ -90,16 +108,22 @@ class Graph(_Contract):
     inputs: tuple[Tensor, ...] = Field(min_length=1)
     outputs: tuple[Tensor, ...] = Field(min_length=1)
 
+    @property
+    def batched(self) -> bool:
+        """Whether requests may share a run: the first axis of every input and output is the batch."""
+        return all(tensor.shape and tensor.shape[0] == BATCH for tensor in (*self.inputs, *self.outputs))
+
 
 class Tolerance(_Contract):
     """How far an output may lie from its golden value.
 
     Attributes:
-        framework: largest absolute difference to PyTorch's output, measured at export, with a margin.
+        framework: largest absolute difference to PyTorch's output, measured at export, with a margin. None where there
+            is nothing but the graph.
         runtime: largest absolute difference to ONNX Runtime's own output on the machine of the export.
     """
 
-    framework: float = Field(gt=0)
+    framework: float | None = Field(None, gt=0)
     runtime: float = Field(gt=0)
 
 
@@ -216,47 +240,80 @@ class Manifest(_Contract):
         schema_version: of this contract.
         title: what people call the model.
         description: one paragraph.
-        task: as named on the Hugging Face hub, e.g. `image-classification`.
+        task: as named on the Hugging Face hub, e.g. `image-classification`; or `tensors`.
         parameters: trained numbers in the network.
         files: every file of the bundle but the manifest itself.
         variants: by name; each has a whole set of graphs.
         default_variant: the one served.
-        golden: inputs and outputs (npz without pickle) that the service replays at load.
+        golden: inputs and outputs (npz without pickle) that the service replays at load; only a model that is served as
+            its graph may have none.
+        preprocessing: from a request's input to the graph's; None where requests are tensors.
+        postprocessing: from the graph's output to an answer; None where answers are tensors.
+        quality: measured figures.
+        provenance: of a model that was trained here.
+        licence: of a model that was not, where its owner said.
     """
 
-    schema_version: Literal[1]
+    schema_version: Literal[1, 2]
     title: str
     description: str
     task: Annotated[str, Field(pattern=r"^[a-z]+(-[a-z]+)*$")]
-    parameters: Positive
+    parameters: Size
     files: dict[FileName, FileEntry]
     variants: dict[str, Variant]
     default_variant: str
-    golden: FileName = GOLDEN_FILE
-    preprocessing: ImagePreprocessing
-    postprocessing: ClassificationPostprocessing
+    golden: FileName | None = GOLDEN_FILE
+    preprocessing: ImagePreprocessing | None = None
+    postprocessing: ClassificationPostprocessing | None = None
     batching: Batching = Batching()
     quality: tuple[Quality, ...]
-    provenance: Provenance
+    provenance: Provenance | None = None
+    licence: str | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.default_variant not in self.variants:
             raise ValueError(f"default_variant {self.default_variant!r} is none of {sorted(self.variants)}")
         graphs = [graph for variant in self.variants.values() for graph in variant.graphs.values()]
-        used = {self.golden, self.postprocessing.labels, *(graph.file for graph in graphs)}
+        used = {graph.file for graph in graphs}
+        used |= {self.golden} if self.golden else set()
+        used |= {self.postprocessing.labels} if self.postprocessing else set()
         if unlisted := sorted(used - set(self.files)):
             raise ValueError(f"files has no entry for {', '.join(unlisted)}")
-        for graph in graphs:
-            for tensor in (*graph.inputs, *graph.outputs):
-                if not tensor.shape or tensor.shape[0] != "batch":
-                    raise ValueError(f"{graph.file}: the first axis of {tensor.name!r} must be 'batch'")
+        if self.schema_version == 1 or self.task != TENSORS:
+            if problem := next(_missing_from_a_trained_model(self), None):
+                raise ValueError(problem)
+        elif self.preprocessing or self.postprocessing:
+            raise ValueError(f"task {TENSORS!r} has no preprocessing and no postprocessing")
         return self
 
     @property
     def default(self) -> Variant:
         """The variant that is served."""
         return self.variants[self.default_variant]
+
+
+def _missing_from_a_trained_model(manifest: Manifest) -> Iterator[str]:
+    """What a model needs that is more than its graph: how requests become tensors, proof, and an origin."""
+    for key in ("golden", "preprocessing", "postprocessing", "provenance"):
+        if getattr(manifest, key) is None:
+            yield f"{key}: Field required by task {manifest.task!r}"
+    if manifest.parameters < 1:
+        yield "parameters: Input should be greater than or equal to 1"
+    for name, variant in manifest.variants.items():
+        if variant.tolerance.framework is None:
+            yield f"variants.{name}.tolerance.framework: Field required by task {manifest.task!r}"
+        for role, graph in variant.graphs.items():
+            for kind, tensors in (("inputs", graph.inputs), ("outputs", graph.outputs)):
+                for index, tensor in enumerate(tensors):
+                    shape = tensor.shape or ()
+                    if shape[:1] != (BATCH,):
+                        yield f"{graph.file}: the first axis of {tensor.name!r} must be {BATCH!r}"
+                    if 0 in shape:
+                        yield (
+                            f"variants.{name}.graphs.{role}.{kind}.{index}.shape.{shape.index(0)}: "
+                            "Input should be greater than or equal to 1"
+                        )
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -312,6 +369,17 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
             raise BundleRefused(name, f"can't be read ({error.strerror})") from error
         if digest != entry.sha256:
             raise BundleRefused(name, f"has sha256 {digest}, the manifest says {entry.sha256}")
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Size and sha256 of a file, as a manifest lists them.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return FileEntry(sha256=digest, bytes=path.stat().st_size)
 
 
 def json_schema() -> str:

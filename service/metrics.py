@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.exposition import generate_latest
+
+from service.snapshots import render, snapshot
 
 _MODEL = ("model", "version")
 _SECONDS = tuple(0.0002 * 1.6**step for step in range(24))
@@ -45,10 +46,8 @@ class Metrics:
 
     def __init__(self, version: str) -> None:
         self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "inferd_requests", "HTTP requests answered.", ("protocol", "code"), registry=self.registry
-        )
-        self._bound_requests: dict[tuple[str, int], Counter] = {}
+        self._requests = Counter("inferd_requests", "Requests answered.", ("protocol", "code"), registry=self.registry)
+        self._bound_requests: dict[tuple[str, int | str], Counter] = {}
         self._failures = Counter(
             "inferd_request_failures",
             "Requests that failed, by reason; model and version are empty where no loaded model was addressed.",
@@ -76,6 +75,20 @@ class Metrics:
         self._queue_depth = Gauge("inferd_queue_depth", "Rows that wait.", _MODEL, registry=self.registry)
         self._inflight = Gauge("inferd_inflight", "Requests being answered.", _MODEL, registry=self.registry)
         self._ready = Gauge("inferd_model_ready", "1 where the model answers.", _MODEL, registry=self.registry)
+        self._of_models = (
+            self._failures,
+            self._dispatches,
+            self._fallbacks,
+            self._request,
+            self._queue,
+            self._preprocess,
+            self._compute,
+            self._postprocess,
+            self._batch_size,
+            self._queue_depth,
+            self._inflight,
+            self._ready,
+        )
         Gauge("inferd_build_info", "Always 1.", ("inferd",), registry=self.registry).labels(version).set(1)
 
     def bind(self, model: str, version: int) -> ModelMetrics:
@@ -95,12 +108,17 @@ class Metrics:
             variant_fallbacks=self._fallbacks.labels(*labels),
         )
 
+    def forget(self, model: str, version: int) -> None:
+        """Drop the series of a model that serves no longer."""
+        for metric in self._of_models:
+            metric.remove_by_labels({"model": model, "version": str(version)})
+
     def watch_queue(self, model: str, version: int, depth: Callable[[], float]) -> None:
         """Read the queue's depth from `depth` whenever metrics are scraped."""
         self._queue_depth.labels(model, str(version)).set_function(depth)
 
-    def count_request(self, protocol: str, status: int) -> None:
-        """Count an answered HTTP request."""
+    def count_request(self, protocol: str, status: int | str) -> None:
+        """Count an answered request; `status` is HTTP's number or gRPC's name."""
         key = (protocol, status)
         if key not in self._bound_requests:
             self._bound_requests[key] = self._requests.labels(protocol, str(status))
@@ -111,8 +129,8 @@ class Metrics:
         self._failures.labels("", "", reason).inc()
 
     def render(self) -> bytes:
-        """Every metric in Prometheus's text format."""
-        return generate_latest(self.registry)
+        """Every metric of this process in Prometheus's text format."""
+        return render(snapshot(self.registry))
 
     def _seconds(self, name: str, documentation: str) -> Histogram:
         return Histogram(f"inferd_{name}_seconds", documentation, _MODEL, buckets=_SECONDS, registry=self.registry)

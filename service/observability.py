@@ -26,8 +26,21 @@ _GIVEN_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
 _PROTOCOLS = {"predict": "predict", "v2": "open_inference", "health": "health", "metrics": "health"}
 
 
+def identity_of(given: str | None) -> str:
+    """The id that the client gave, if it gave one that a log can carry; else a new one."""
+    return given if given is not None and _GIVEN_ID.fullmatch(given) else secrets.token_hex(8)
+
+
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, the request's id, and what `extra={"fields": ...}` adds."""
+    """One JSON object a line: time, level, logger, message, the request's id, and what `extra={"fields": ...}` adds.
+
+    Args:
+        worker: which of several processes writes; None where there is one.
+    """
+
+    def __init__(self, worker: int | None = None) -> None:
+        super().__init__()
+        self._worker = worker
 
     def format(self, record: logging.LogRecord) -> str:
         """Render `record`."""
@@ -37,6 +50,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if self._worker is not None:
+            line["worker"] = self._worker
         if (identity := request_id.get()) is not None:
             line["request_id"] = identity
         line.update(getattr(record, "fields", {}))
@@ -45,10 +60,10 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
-def configure_logging(level: str) -> None:
-    """Send every log record of `level` or above to standard error as JSON."""
+def configure_logging(level: str, *, worker: int | None = None) -> None:
+    """Send every log record of `level` or above to standard error as JSON; `worker` is which of several this is."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(JsonFormatter(worker))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
     # uvicorn's access log would say again what ours says.
@@ -76,7 +91,7 @@ class Observability:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        identity = _identity(scope)
+        identity = identity_of(_given_id(scope))
         request_id.set(identity)  # each request has a context of its own, so nothing needs to be put back
         started = time.perf_counter()
         status = 500
@@ -114,11 +129,6 @@ def _protocol(path: str) -> str:
     return _PROTOCOLS.get(path.lstrip("/").partition("/")[0], "other")
 
 
-def _identity(scope: Scope) -> str:
-    """The id that the client gave, if it is one that a log can carry; else a new one."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id":
-            text: str = value.decode("latin-1")
-            if _GIVEN_ID.fullmatch(text):
-                return text
-    return secrets.token_hex(8)
+def _given_id(scope: Scope) -> str | None:
+    """What the client calls its request."""
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), None)

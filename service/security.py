@@ -35,5 +35,5 @@ class AdminKey:
         if given[: len(_SCHEME)].lower() != _SCHEME:
             raise Unauthenticated("this call needs the admin key: Authorization: Bearer <key>")
         # Compared as bytes, and in a time that tells nothing of where they differ.
-        if not hmac.compare_digest(given[len(_SCHEME) :].strip().encode(errors="surrogateescape"), self._key):
+        if not hmac.compare_digest(given[len(_SCHEME) :].strip().encode(errors="surrogatepass"), self._key):
             raise Unauthenticated("the admin key is wrong")

@@ -1,4 +1,4 @@
-"""uvicorn, taught to end as an orchestrator expects: readiness off first, nothing lost, exit code 0."""
+"""uvicorn with gRPC beside it, taught to end as orchestrators wish: readiness off first, nothing lost, exit code 0."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Sequence
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
+from service.protocols.open_inference.grpc.server import GrpcServer
+from service.repository.repository import Repository
 from service.settings import Settings
+from service.workers.sockets import Acceptor
 
 logger = logging.getLogger(__name__)
 
@@ -26,9 +30,14 @@ class DrainingServer(uvicorn.Server):
     Readiness goes off and answers say `Connection: close` for `drain_delay_s`, while everything is still admitted, so
     that whoever balances the load can look elsewhere. Then the listener closes, and what was accepted is finished
     within `drain_timeout_s`.
+
+    Args:
+        app: what answers.
+        settings: with the address to listen on.
+        shared: listeners to take connections from in place of that address, once `accept` is called.
     """
 
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
+    def __init__(self, app: FastAPI, settings: Settings, *, shared: Sequence[socket.socket] = ()) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -40,8 +49,31 @@ class DrainingServer(uvicorn.Server):
                 timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
             )
         )
-        self._repository = app.state.repository
+        self._repository: Repository = app.state.repository
+        self._grpc: GrpcServer | None = app.state.grpc
         self._delay_s = settings.drain_delay_s
+        self._timeout_s = settings.drain_timeout_s
+        self._shared = shared
+        self._acceptor: Acceptor | None = None
+        self.is_up = asyncio.Event()
+
+    async def accept(self) -> None:
+        """Take connections from the shared listeners, and listen for gRPC, unless the server is about to end.
+
+        Raises:
+            OSError: gRPC can't listen.
+        """
+        if self._acceptor or self.should_exit:
+            return
+        self._acceptor = Acceptor(self._shared, self._protocol)
+        if self._grpc:
+            await self._grpc.start()
+        self._acceptor.start()
+
+    def stop(self) -> None:
+        """Stop listening, finish what was accepted, and end."""
+        self._repository.begin_drain()
+        self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain. The signal is handled here: uvicorn would raise it again at the end, and not exit with 0."""
@@ -50,14 +82,26 @@ class DrainingServer(uvicorn.Server):
             return
         logger.info("%s: draining", signal.Signals(sig).name)
         self._repository.begin_drain()
-        asyncio.get_running_loop().call_later(self._delay_s, self._close)
+        asyncio.get_running_loop().call_later(self._delay_s, self.stop)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, and listen unless listeners are shared."""
+        if self._grpc and not self._shared:
+            await self._grpc.start()
+        await super().startup([] if self._shared else sockets)
+        self.is_up.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop listening without losing who is connected already, then end as uvicorn does."""
+        """Stop listening without losing who is connected already, then end as uvicorn does; gRPC meanwhile does so."""
+        ending = (
+            asyncio.ensure_future(self._grpc.stop(0 if self.force_exit else self._timeout_s)) if self._grpc else None
+        )
         await self._accept_the_rest()
         if not self.force_exit:
             await asyncio.sleep(_FIRST_REQUEST_S)
-        await super().shutdown(sockets)
+        await super().shutdown(sockets)  # its last step, the application's own end, waits for gRPC
+        if ending:
+            await ending
 
     async def _accept_the_rest(self) -> None:
         """Close the listeners, and take the connections that the kernel completed but nobody accepted yet.
@@ -69,8 +113,10 @@ class DrainingServer(uvicorn.Server):
         ]
         for server in self.servers:
             server.close()
+        if self._acceptor:
+            self._acceptor.stop()
         loop = asyncio.get_running_loop()
-        for listener in listeners:
+        for listener in (*listeners, *self._shared):
             with listener:
                 accepted = _completed(listener)
             for connection in accepted:
@@ -82,9 +128,6 @@ class DrainingServer(uvicorn.Server):
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
         return protocol
-
-    def _close(self) -> None:
-        self.should_exit = True
 
 
 def _completed(listener: socket.socket) -> list[socket.socket]:

@@ -5,13 +5,32 @@ docs/operations.md lists them all; a test fails where one is missing there.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX = "INFERD_"
+
+
+def _unset(value: object) -> object:
+    """An empty variable stands for none at all: an environment has no other way to say so."""
+    return None if value == "" else value
+
+
+def _as_in_a_header(value: object) -> object:
+    """Strip what a file or an editor left around a key; one that no header could carry would never be the right one."""
+    if not isinstance(value, str):
+        return value
+    key = value.strip()
+    if not all("!" <= sign <= "~" for sign in key):
+        raise ValueError("must be of visible ASCII characters, as it comes in a header")
+    return key or None
+
+
+Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 class Settings(BaseSettings):
@@ -21,19 +40,41 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="TCP port of HTTP; 0 takes a free one.")
-    metrics_port: int | None = Field(
-        None,
-        ge=0,
-        le=65535,
-        description="A port of its own for `/metrics`; unset, it is served beside everything else.",
+    grpc_port: Annotated[Port | None, BeforeValidator(_unset)] = Field(
+        8001, description="TCP port of gRPC; 0 takes a free one, empty means none."
+    )
+    metrics_port: Annotated[Port | None, BeforeValidator(_unset)] = Field(
+        None, description="A port of its own for `/metrics`; unset, it is served beside everything else."
+    )
+    workers: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
+        "auto", description="Processes that answer; `auto` = one a core and what memory allows, at most 8, on a GPU 1."
     )
     models: Path = Field(Path("models"), description="Folder of the models: `<name>/<version>/`.")
+    model_control: Literal["none", "poll", "explicit"] = Field(
+        "none",
+        description="What changes the models that serve: `none` nothing, `poll` the folder itself, `explicit` the "
+        "calls to load and unload, which need the admin key.",
+    )
+    load_at_start: str = Field(
+        "*", description="With `explicit`: the models to load at start, by name and separated by commas; `*` = all."
+    )
+    version_policy: Literal["all", "latest"] = Field(
+        "all", description="Which versions of a model serve: `all`, or the `latest` alone."
+    )
+    poll_s: float = Field(5.0, gt=0, description="With `poll`: how often the folder is looked at, in seconds.")
+    load_timeout_s: float = Field(300.0, gt=0, description="Longest time that loading a version may take.")
+    let_go_timeout_s: float = Field(
+        30.0, ge=0, description="How long a version that was replaced may go on with requests that it had begun."
+    )
+    admin_key: Annotated[SecretStr | None, BeforeValidator(_as_in_a_header)] = Field(
+        None, description="The key that control calls need; without one they are closed."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where graphs run. `auto` takes a GPU where ONNX Runtime offers one; `cuda` insists on it."
     )
     tensorrt: bool = Field(False, description="On a GPU, let TensorRT compile what it can; the rest runs on CUDA.")
     threads: int = Field(
-        0, ge=0, le=256, description="ONNX Runtime's threads a model; 0 = the CPU quota of this process, at most 8."
+        0, ge=0, le=256, description="ONNX Runtime's threads a model; 0 = a worker's share of the CPU quota, at most 8."
     )
     max_body_bytes: int = Field(16 * 2**20, ge=1, description="Largest request body.")
     max_pixels: int = Field(
@@ -58,3 +99,18 @@ class Settings(BaseSettings):
     )
     access_log: bool = Field(False, description="Log every request, not only those that fail by the server's fault.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
+
+    @property
+    def processes(self) -> int:
+        """How many processes share the machine; `auto` has been counted where there are several."""
+        return 1 if self.workers == "auto" else self.workers
+
+    def to_json(self) -> bytes:
+        """Write every setting, the secret ones too, for a process of our own; not for a command line or a log."""
+        key = self.admin_key.get_secret_value() if self.admin_key else None
+        return json.dumps(self.model_dump(mode="json") | {"admin_key": key}).encode()
+
+    @classmethod
+    def from_json(cls, content: bytes) -> Settings:
+        """Read what `to_json` wrote; the environment has no say."""
+        return cls(**json.loads(content))

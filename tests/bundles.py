@@ -29,6 +29,24 @@ FILES: Final = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
 TOLERANCE: Final = 1e-4
 
 
+ONNX_TYPES: Final = {
+    "BOOL": TensorProto.BOOL,
+    "UINT8": TensorProto.UINT8,
+    "UINT16": TensorProto.UINT16,
+    "UINT32": TensorProto.UINT32,
+    "UINT64": TensorProto.UINT64,
+    "INT8": TensorProto.INT8,
+    "INT16": TensorProto.INT16,
+    "INT32": TensorProto.INT32,
+    "INT64": TensorProto.INT64,
+    "FP16": TensorProto.FLOAT16,
+    "FP32": TensorProto.FLOAT,
+    "FP64": TensorProto.DOUBLE,
+    "BF16": TensorProto.BFLOAT16,
+    "BYTES": TensorProto.STRING,
+}
+
+
 def weights() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """What the tiny model multiplies brightness 0..1 by, (pixels, labels), and what it adds."""
     bright = np.full((HEIGHT, WIDTH), 8 / (HEIGHT * WIDTH), np.float32)
@@ -108,6 +126,107 @@ def model_of(nodes: Sequence[onnx.NodeProto], constants: Mapping[str, Array]) ->
         initializer=[numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+
+
+def graph_of(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    constants: Mapping[str, Array] | None = None,
+) -> onnx.ModelProto:
+    """Make a model of any tensors; `tensor` makes those."""
+    graph = helper.make_graph(
+        list(nodes),
+        "graph",
+        list(inputs),
+        list(outputs),
+        initializer=[numpy_helper.from_array(value, name) for name, value in (constants or {}).items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+
+
+def tensor(name: str, datatype: str, shape: Sequence[int | str | None] | None) -> onnx.ValueInfoProto:
+    """Describe an input or output: datatype as the protocol calls it, None for an axis without a name or no rank."""
+    return helper.make_tensor_value_info(name, ONNX_TYPES[datatype], shape)
+
+
+def identity_graph(datatype: str = "FP32", shape: Sequence[int | str | None] | None = ("batch", 3)) -> onnx.ModelProto:
+    """Make a model whose output `y` is its input `x`."""
+    nodes = [helper.make_node("Identity", ["x"], ["y"])]
+    return graph_of(nodes, [tensor("x", datatype, shape)], [tensor("y", datatype, shape)])
+
+
+def identities_graph(tensors: Mapping[str, tuple[str, Sequence[int | str | None] | None]]) -> onnx.ModelProto:
+    """Make a model with an output `out_<name>` for each input `<name>`, by name: datatype and shape."""
+    return graph_of(
+        [helper.make_node("Identity", [name], [f"out_{name}"]) for name in tensors],
+        [tensor(name, *kind) for name, kind in tensors.items()],
+        [tensor(f"out_{name}", *kind) for name, kind in tensors.items()],
+    )
+
+
+def sum_graph() -> onnx.ModelProto:
+    """Make a model of two inputs and two outputs: a + b, both (batch, 3), and the sum of each row of a."""
+    nodes = [
+        helper.make_node("Add", ["a", "b"], ["sum"]),
+        helper.make_node("ReduceSum", ["a", "axes"], ["total"], keepdims=0),
+    ]
+    return graph_of(
+        nodes,
+        [tensor("a", "FP32", ["batch", 3]), tensor("b", "FP32", ["batch", 3])],
+        [tensor("sum", "FP32", ["batch", 3]), tensor("total", "FP32", ["batch"])],
+        {"axes": np.array([1], np.int64)},
+    )
+
+
+def lengths_graph() -> onnx.ModelProto:
+    """Make a model with a symbolic inner axis: of x (batch, length) comes y = 2 x, and the mean of each row."""
+    nodes = [
+        helper.make_node("Add", ["x", "x"], ["y"]),
+        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[1], keepdims=0),
+    ]
+    return graph_of(
+        nodes,
+        [tensor("x", "FP32", ["batch", "length"])],
+        [tensor("y", "FP32", ["batch", "length"]), tensor("mean", "FP32", ["batch"])],
+    )
+
+
+def entangled_graph() -> onnx.ModelProto:
+    """Make a model that looks as if it had a batch axis, but takes the mean of all rows from each."""
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[0], keepdims=1),
+        helper.make_node("Sub", ["x", "mean"], ["y"]),
+    ]
+    return graph_of(nodes, [tensor("x", "FP32", ["batch", 3])], [tensor("y", "FP32", ["batch", 3])])
+
+
+def lookup_graph(low: int = 0) -> onnx.ModelProto:
+    """Make a model that looks rows of a small table up; made-up indices lie outside if `low` is over 0."""
+    table = np.arange(12, dtype=np.float32).reshape(4, 3)
+    nodes = [
+        helper.make_node("Sub", ["index", "low"], ["moved"]),
+        helper.make_node("Gather", ["table", "moved"], ["row"]),
+    ]
+    return graph_of(
+        nodes,
+        [tensor("index", "INT64", ["batch"])],
+        [tensor("row", "FP32", ["batch", 3])],
+        {"table": table, "low": np.array(low, np.int64)},
+    )
+
+
+def make_bare(models: Path, name: str = "bare", version: int = 1, graph: onnx.ModelProto | bytes | None = None) -> Path:
+    """Write a model that is nothing but its graph (an identity of rows of three, unless said otherwise).
+
+    Returns:
+        The folder of the version.
+    """
+    folder = models / name / str(version)
+    folder.mkdir(parents=True)
+    content = graph if isinstance(graph, bytes) else (graph or identity_graph()).SerializeToString()
+    (folder / "model.onnx").write_bytes(content)
+    return folder
 
 
 def golden_inputs(rows: int = 5) -> NDArray[np.float32]:

@@ -57,7 +57,8 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
 
 def start(**changes: Any) -> TestClient:
     """Make an app with a test's settings; the client that comes back starts it when it is entered."""
-    return _LoadedClient(create_app(Settings(**{"threads": 1, **changes})), raise_server_exceptions=False)
+    settings = Settings(**{"threads": 1, "grpc_port": None, **changes})
+    return _LoadedClient(create_app(settings), raise_server_exceptions=False)
 
 
 class _LoadedClient(TestClient):

@@ -1,7 +1,7 @@
 """Joining the arrays of several requests into one run, and parting its outputs again.
 
-Every array has the batch as its first axis. Nothing is copied that needn't be: a request that runs alone passes
-through as it came, and outputs are handed back as views of the run's own.
+Every array has the batch as its first axis, or else each request runs alone. Nothing is copied that needn't be: a
+request that runs alone passes through as it came, and outputs are handed back as views of the run's own.
 """
 
 from __future__ import annotations

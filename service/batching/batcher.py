@@ -9,23 +9,31 @@ that someone must own, or that could die unseen.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
+
+import msgspec
 
 from service.batching.arrays import gather, layout, misfit, scatter
-from service.batching.policy import Cause, LatencyProfile, Limits, Waiting, admit, next_batch
+from service.batching.policy import (
+    PRIORITY_LEVELS,
+    Cause,
+    LatencyProfile,
+    Limits,
+    Waiting,
+    admit,
+    give_up_at,
+    level_of,
+    next_batch,
+)
 from service.batching.records import Answer, BatcherStatistics, BatchReport
 from service.errors import BadInput, DeadlineExceeded, InferdError, NotReady, RuntimeFailure
 from service.tensors import Arrays
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 T = TypeVar("T")
 Run: TypeAlias = Callable[[Arrays], Arrays]
-Outcome: TypeAlias = Arrays | InferdError
 
 
 class RunBlocking(Protocol):
@@ -35,16 +43,18 @@ class RunBlocking(Protocol):
         """Start `work` at once and return what awaits its result."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Request:
+    """What waits; itself alone equal to itself, so that it is its own key."""
+
     inputs: Arrays
     waiting: Waiting
+    level: int
     future: asyncio.Future[Answer]
-    timer: asyncio.TimerHandle | None
+    timer: asyncio.TimerHandle | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
+class _Batch(msgspec.Struct, frozen=True):
     requests: Sequence[_Request]
     rows: int
     cause: Cause
@@ -52,17 +62,34 @@ class _Batch:
     predicted_end: float
 
 
+class _Result(msgspec.Struct, frozen=True):
+    """What a run gave: the outputs of each request in order, and where the time went."""
+
+    shares: Sequence[Arrays]
+    input_s: float
+    infer_s: float
+    output_s: float
+
+
+Outcome: TypeAlias = _Result | InferdError
+
+
 class Batcher:
     """Runs requests together; made in the event loop that it serves, and called only from there.
 
     Args:
-        run: the model: arrays in, arrays out, all with a leading batch axis.
+        run: the model: arrays in, arrays out.
         profile: the measured times of `run`.
-        limits: how much may run at once and wait.
+        limits: how much may run at once and wait; without a batch axis one row at once.
         run_blocking: where runs go that would hold up the event loop.
         clock: the clock of deadlines and measurements; the loop's by default.
         on_batch: told of each finished batch, before its callers go on.
         inline_below_s: a run predicted to be shorter than this runs in the event loop: a thread would cost more.
+        batched: whether the first axis of every array is the batch. If not, arrays have whatever shape they have, and
+            every request runs alone, as one row.
+
+    Raises:
+        ValueError: a model without a batch axis should run more than one row at once.
     """
 
     def __init__(
@@ -75,7 +102,10 @@ class Batcher:
         clock: Callable[[], float] | None = None,
         on_batch: Callable[[BatchReport], object] | None = None,
         inline_below_s: float = 0.001,
+        batched: bool = True,
     ) -> None:
+        if not batched and limits.max_batch_rows != 1:
+            raise ValueError(f"a model without a batch axis runs 1 row at once, not {limits.max_batch_rows}")
         self._run = run
         self._profile = profile
         self._limits = limits
@@ -84,9 +114,10 @@ class Batcher:
         self._clock = clock or self._loop.time
         self._on_batch = on_batch
         self._inline_below_s = inline_below_s
+        self._batched = batched
 
-        self._waiting: dict[asyncio.Future[Answer], _Request] = {}  # oldest first
-        self._queued_rows = 0
+        self._queues: tuple[dict[_Request, None], ...] = tuple({} for _ in range(PRIORITY_LEVELS))  # oldest first
+        self._queued_rows = [0] * PRIORITY_LEVELS
         self._running: _Batch | None = None
         self._in_flight: asyncio.Future[Outcome] | None = None  # held, as the loop holds tasks only weakly
         self._idle = asyncio.Event()  # set: no run in flight, no dispatch scheduled
@@ -94,17 +125,20 @@ class Batcher:
         self._draining = False
         self._batches = self._failed_batches = self._rows = 0
 
-    async def submit(self, inputs: Arrays, rows: int, deadline: float | None = None) -> Answer:
+    async def submit(self, inputs: Arrays, rows: int, deadline: float | None = None, priority: int = 0) -> Answer:
         """Wait for the answer of `submit_nowait`; cancelling withdraws the request."""
-        return await self.submit_nowait(inputs, rows, deadline)
+        return await self.submit_nowait(inputs, rows, deadline, priority)
 
-    def submit_nowait(self, inputs: Arrays, rows: int, deadline: float | None = None) -> asyncio.Future[Answer]:
+    def submit_nowait(
+        self, inputs: Arrays, rows: int, deadline: float | None = None, priority: int = 0
+    ) -> asyncio.Future[Answer]:
         """Queue a request.
 
         Args:
             inputs: arrays by input name, each with `rows` rows; they must not change until the answer.
-            rows: how many rows the request has.
+            rows: how many rows the request has; 1 if the model has no batch axis.
             deadline: when the answer becomes worthless, on the batcher's clock.
+            priority: 1 = the highest level, `PRIORITY_LEVELS` the lowest; 0, and any other number, the default one.
 
         Returns:
             A future of the answer, or of DeadlineExceeded or RuntimeFailure. Cancelling it withdraws the request.
@@ -116,17 +150,23 @@ class Batcher:
         """
         if self._draining:
             raise NotReady("the model is being stopped and takes no new requests")
-        if wrong := misfit(inputs, rows):
+        if self._batched and (wrong := misfit(inputs, rows)):
             raise BadInput(f"input {wrong}")
         now = self._clock()
+        level = level_of(priority)
         running_s_left = max(0.0, self._running.predicted_end - now) if self._running else 0.0
-        admit(rows, self._queued_rows, running_s_left, self._profile, self._limits)
+        rows_behind = sum(self._queued_rows[level:])
+        admit(rows, sum(self._queued_rows), running_s_left, self._profile, self._limits, rows_behind)
 
         future: asyncio.Future[Answer] = self._loop.create_future()
-        timer = None if deadline is None else self._loop.call_later(deadline - now, self._expire, future)
-        self._waiting[future] = _Request(inputs, Waiting(rows, now, deadline, layout(inputs)), future, timer)
-        self._queued_rows += rows
-        future.add_done_callback(self._dequeue)  # for a caller who cancels
+        waiting = Waiting(rows, now, deadline, layout(inputs) if self._batched else None)
+        request = _Request(inputs, waiting, level, future)
+        if deadline is not None:
+            patience_s = give_up_at(rows, deadline, self._profile) - now
+            request.timer = self._loop.call_later(patience_s, self._expire, request)
+        self._queues[level - 1][request] = None
+        self._queued_rows[level - 1] += rows
+        future.add_done_callback(partial(self._dequeue, request))  # for a caller who cancels
         if self._idle.is_set():
             self._idle.clear()
             self._loop.call_soon(self._dispatch)
@@ -140,51 +180,78 @@ class Batcher:
     def statistics(self) -> BatcherStatistics:
         """Return a snapshot of queue, run and counters."""
         return BatcherStatistics(
-            queued_requests=len(self._waiting),
-            queued_rows=self._queued_rows,
+            queued_requests=sum(len(queue) for queue in self._queues),
+            queued_rows=sum(self._queued_rows),
             running_rows=self._running.rows if self._running else 0,
             batches=self._batches,
             failed_batches=self._failed_batches,
             rows=self._rows,
         )
 
-    def _dequeue(self, future: asyncio.Future[Answer]) -> None:
+    def _dequeue(self, request: _Request, _: asyncio.Future[Answer] | None = None) -> None:
         """Take a request out of the queue, for whatever reason, if it is still there."""
-        if request := self._waiting.pop(future, None):
-            self._queued_rows -= request.waiting.rows
+        queue = self._queues[request.level - 1]
+        if request in queue:
+            del queue[request]
+            self._queued_rows[request.level - 1] -= request.waiting.rows
             if request.timer:
                 request.timer.cancel()
 
-    def _expire(self, future: asyncio.Future[Answer]) -> None:
-        self._dequeue(future)
-        if not future.done():
-            future.set_exception(DeadlineExceeded("the deadline came before the model could answer; it did not run"))
+    def _expire(self, request: _Request) -> None:
+        self._dequeue(request)
+        if not request.future.done():
+            request.future.set_exception(
+                DeadlineExceeded("the deadline would come before the model could answer; it did not run")
+            )
+
+    def _in_order(self, seen: list[_Request]) -> Iterator[Waiting]:
+        """Yield what waits in the order in which it is to be served, and note in `seen` whose each one is."""
+        for queue in self._queues:
+            for request in queue:
+                if not request.future.done():  # one cancelled in this pass is queued until the next
+                    seen.append(request)
+                    yield request.waiting
 
     def _dispatch(self) -> None:
         """Start the next batch; rest if nothing waits."""
         now = self._clock()
-        # A future cancelled in this pass is still queued: its callback comes in the next one.
-        queue = [request for request in self._waiting.values() if not request.future.done()]
-        decision = next_batch([request.waiting for request in queue], now, self._profile, self._limits)
+        seen: list[_Request] = []
+        decision = next_batch(self._in_order(seen), now, self._profile, self._limits)
         for index in decision.expired:
-            self._expire(queue[index].future)
+            self._expire(seen[index])
         if not decision.take:
             self._idle.set()
             return
 
-        requests = [queue[index] for index in decision.take]
+        requests = [seen[index] for index in decision.take]
         for request in requests:
-            self._dequeue(request.future)
+            self._dequeue(request)
         rows = sum(request.waiting.rows for request in requests)
         predicted_s = self._profile.seconds(rows)
         batch = self._running = _Batch(requests, rows, decision.cause, now, now + predicted_s)
-        attempt = partial(_attempt, self._run, [request.inputs for request in requests], rows)
+        attempt = partial(self._attempt, requests, rows)
         if predicted_s < self._inline_below_s:
             self._finish(batch, attempt())
             self._loop.call_soon(self._dispatch)  # not at once: the loop serves others between runs
         else:
             self._in_flight = self._start(attempt)
             self._in_flight.add_done_callback(partial(self._collect, batch))
+
+    def _attempt(self, requests: Sequence[_Request], rows: int) -> Outcome:
+        """Run a batch; an error is returned, not raised, so that a run ends alike in the loop and in a thread."""
+        clock = self._clock
+        try:
+            started = clock()
+            inputs = gather([request.inputs for request in requests])
+            joined = clock()
+            outputs = self._run(inputs)
+            ran = clock()
+            if self._batched and (wrong := misfit(outputs, rows)):
+                raise RuntimeFailure(f"the model is at fault: output {wrong}")
+            shares = list(scatter(outputs, [request.waiting.rows for request in requests]))
+            return _Result(shares, joined - started, ran - joined, clock() - ran)
+        except Exception as error:
+            return _failure(error)
 
     def _start(self, attempt: Callable[[], Outcome]) -> asyncio.Future[Outcome]:
         try:
@@ -207,35 +274,25 @@ class Batcher:
         """Answer those of the batch who still listen."""
         self._running = None
         compute_s = self._clock() - batch.started_at
-        failed = isinstance(outcome, InferdError)
         self._batches += 1
-        self._failed_batches += failed
         self._rows += batch.rows
-        if self._on_batch:  # by the loop, so that its failure stays its own
-            report = BatchReport(batch.cause, batch.rows, len(batch.requests), compute_s, failed)
-            self._loop.call_soon(self._on_batch, report)
-
         if isinstance(outcome, InferdError):
+            self._failed_batches += 1
+            self._report(BatchReport(batch.cause, batch.rows, len(batch.requests), compute_s, failed=True))
             for request in batch.requests:
                 if not request.future.done():
                     request.future.set_exception(outcome)
             return
-        shares = scatter(outcome, [request.waiting.rows for request in batch.requests])
-        for request, outputs in zip(batch.requests, shares, strict=True):
+        times = (outcome.input_s, outcome.infer_s, outcome.output_s)
+        self._report(BatchReport(batch.cause, batch.rows, len(batch.requests), compute_s, False, *times))
+        for request, outputs in zip(batch.requests, outcome.shares, strict=True):
             if not request.future.done():
                 queue_s = batch.started_at - request.waiting.enqueued_at
-                request.future.set_result(Answer(outputs, queue_s, compute_s, batch.rows))
+                request.future.set_result(Answer(outputs, queue_s, compute_s, batch.rows, *times))
 
-
-def _attempt(run: Run, inputs: Sequence[Arrays], rows: int) -> Outcome:
-    """Run a batch; an error is returned, not raised, so that a run ends alike in the loop and in a thread."""
-    try:
-        outputs = run(gather(inputs))
-        if wrong := misfit(outputs, rows):
-            raise RuntimeFailure(f"the model is at fault: output {wrong}")
-    except Exception as error:
-        return _failure(error)
-    return outputs
+    def _report(self, report: BatchReport) -> None:
+        if self._on_batch:
+            self._loop.call_soon(self._on_batch, report)  # by the loop, so that its failure stays its own
 
 
 def _failure(error: BaseException) -> InferdError:

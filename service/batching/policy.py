@@ -5,25 +5,40 @@ keep nothing between calls, so that every rule of the queue can be tested withou
 
 - The queue is bounded by the *predicted* wait, because a row count says nothing about how long a model takes.
 - There is no artificial delay: when the runtime is idle and something waits, something runs.
-- First come, first served: a batch is a prefix of what waits, so that nobody starves behind smaller requests.
+- Higher levels first, and within a level first come, first served. Who is first in that order is in the next batch, and
+  no smaller request overtakes a larger one: only those that can't be joined with the batch are passed over.
+- A lower level gets the room that higher ones leave in a batch, and waits as long as they leave none: it may starve.
+  What bounds its wait is its deadline; what bounds the queue is the count of rows, over all levels.
 - What can't meet its deadline isn't run: its caller has gone, and others wait.
+- A decision costs what it takes and expires, not what waits: beyond the batch nobody looks, as whoever has a deadline
+  has a timer (`give_up_at`).
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import itemgetter
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
+
+import msgspec
 
 from service.errors import BadInput, Overloaded, TooLarge
 
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
-
 SHORTEST_RETRY_S: Final = 0.001
+
+PRIORITY_LEVELS: Final = 3
+"""Level 1 is served first."""
+DEFAULT_PRIORITY_LEVEL: Final = 2
+
+LOOK_PAST: Final = 128
+"""How many requests that can't be joined a batch passes over at most to fill up with such as can."""
+
+TIMER_TICK_S: Final = 0.002
+"""By how much a timer of an event loop may be early: uvloop counts in whole milliseconds, at both ends."""
 
 Cause = Literal["full", "idle", "deadline"]
 """Why a batch ended where it did; see `next_batch`."""
@@ -79,8 +94,7 @@ class Limits:
             raise ValueError("limits need max_queue_s > 0")
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(msgspec.Struct, frozen=True):
     """A queued request as the policy sees it.
 
     Args:
@@ -96,8 +110,7 @@ class Waiting:
     layout: Hashable = None
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """Indices into what waited: which can't be met any more, and which run now, in order."""
 
     expired: tuple[int, ...]
@@ -105,11 +118,23 @@ class Decision:
     cause: Cause
 
 
-def admit(rows: int, queued_rows: int, running_s_left: float, profile: LatencyProfile, limits: Limits) -> None:
+def level_of(priority: int) -> int:
+    """Return the level at which a request is served: 0, and whatever is no level, means the default."""
+    return priority if 1 <= priority <= PRIORITY_LEVELS else DEFAULT_PRIORITY_LEVEL
+
+
+def admit(
+    rows: int,
+    queued_rows: int,
+    running_s_left: float,
+    profile: LatencyProfile,
+    limits: Limits,
+    rows_behind: int = 0,
+) -> None:
     """Return if a new request may wait, and raise if not.
 
-    An empty queue takes any request that fits a batch, or a model slower than `max_queue_s` could never be called.
-    The prediction counts rows as if batches packed tightly.
+    A queue with nothing in front of the request takes it if it fits a batch, or a model slower than `max_queue_s` could
+    never be called. The prediction counts rows as if batches packed tightly.
 
     Args:
         rows: rows of the new request.
@@ -117,6 +142,7 @@ def admit(rows: int, queued_rows: int, running_s_left: float, profile: LatencyPr
         running_s_left: predicted seconds until the runtime is idle.
         profile: the model's measured times.
         limits: what is allowed.
+        rows_behind: how many of `queued_rows` wait at lower levels: they take room, but nobody waits for them.
 
     Raises:
         BadInput: the request has no rows.
@@ -132,64 +158,83 @@ def admit(rows: int, queued_rows: int, running_s_left: float, profile: LatencyPr
         return
 
     full_batch_s = profile.seconds(most)
-    full_batches, rest = divmod(queued_rows, most)
-    wait_s = running_s_left + full_batches * full_batch_s
-    if rest + rows > most:
-        wait_s += profile.seconds(rest)
 
     def seconds_until_started(first_rows: int) -> float:
         return running_s_left + (first_rows - 1) // most * full_batch_s
 
+    wait_s = fits_after_s = 0.0
+    if rows_ahead := queued_rows - rows_behind:
+        full_batches, rest = divmod(rows_ahead, most)
+        wait_s = running_s_left + full_batches * full_batch_s
+        if rest + rows > most:
+            wait_s += profile.seconds(rest)
+        # Nothing is in front of the request once those have started, so it fits then at the latest.
+        fits_after_s = min(wait_s - limits.max_queue_s, seconds_until_started(rows_ahead))
+
     rows_over = queued_rows + rows - limits.max_queue_rows
-    wait_over_s = wait_s - limits.max_queue_s
     if rows_over > 0:
         message = f"the queue is full: {queued_rows} rows wait, and {limits.max_queue_rows} may"
-        fits_after_s = max(seconds_until_started(rows_over), wait_over_s)
-    elif wait_over_s > 0:
+        fits_after_s = max(fits_after_s, seconds_until_started(rows_over))
+    elif wait_s > limits.max_queue_s:
         message = f"the queue is full: the predicted wait is {wait_s:.3g} s, and may be {limits.max_queue_s:.3g} s"
-        fits_after_s = wait_over_s
     else:
         return
-    # An empty queue admits, so the request fits then at the latest.
-    fits_after_s = min(fits_after_s, seconds_until_started(queued_rows))
     raise Overloaded(message, retry_after_s=max(fits_after_s, SHORTEST_RETRY_S))
 
 
-def next_batch(waiting: Sequence[Waiting], now: float, profile: LatencyProfile, limits: Limits) -> Decision:
-    """Choose what an idle runtime does next.
+def give_up_at(rows: int, deadline: float, profile: LatencyProfile) -> float:
+    """Return when a request that still waits is told that it won't be in time.
 
-    `expired` are those that would be late even if each ran alone at once. `take` is the longest run of the others,
-    from the oldest on, that fits one batch and meets every deadline in it; it is empty only if nothing else waits.
-    The cause is "full" if nothing more of what waits fits, "deadline" if one more would make a deadline in the batch
-    late, and "idle" if all that waited was taken.
+    That is when it would be late even if it ran alone at once; not before, so a tick is added for timers that are
+    early; and at its deadline at the latest.
+    """
+    return min(deadline, deadline - profile.seconds(rows) + TIMER_TICK_S)
+
+
+def next_batch(waiting: Iterable[Waiting], now: float, profile: LatencyProfile, limits: Limits) -> Decision:
+    """Choose what an idle runtime does next; look no further than that takes.
+
+    `take` is the first request that can be in time, and those behind it that can be joined with it: in order, as many
+    as fit one batch and meet every deadline in it, and passing over `LOOK_PAST` others at most. It is empty only if
+    nothing can be in time. `expired` are those, found on the way, that might have been in the batch but would be late
+    even if each ran alone at once. The cause is "full" if nothing more of what was seen fits, "deadline" if one more
+    would make a deadline in the batch late, and "idle" if all that waited was taken.
 
     Args:
-        waiting: what waits, oldest first, each of it admitted.
+        waiting: what waits, in the order in which it is to be served, each of it admitted.
         now: the time on the clock of the deadlines.
         profile: the model's measured times.
         limits: what is allowed.
     """
     expired: list[int] = []
     take: list[int] = []
-    cause: Cause | None = None  # set when the batch stops growing
-    rows = 0
+    cause: Cause = "idle"
+    rows = passed_over = 0
     earliest_deadline = math.inf
     layout: Hashable = None
     for index, request in enumerate(waiting):
+        if take and request.layout != layout:
+            cause = "full"
+            passed_over += 1
+            if passed_over == LOOK_PAST:
+                break
+            continue
         deadline = request.deadline
         if deadline is not None and now + profile.seconds(request.rows) > deadline:
             expired.append(index)
-        elif cause is None:
-            grown = rows + request.rows
-            if deadline is not None:
-                earliest_deadline = min(earliest_deadline, deadline)
-            if grown > limits.max_batch_rows or (take and request.layout != layout):
-                cause = "full"
-            elif now + profile.seconds(grown) > earliest_deadline:
-                cause = "deadline"
-            else:
-                take.append(index)
-                rows, layout = grown, request.layout
-    if cause is None:
-        cause = "full" if rows == limits.max_batch_rows else "idle"
+            continue
+        grown = rows + request.rows
+        if grown > limits.max_batch_rows:
+            cause = "full"
+            break
+        if deadline is not None:
+            earliest_deadline = min(earliest_deadline, deadline)
+        if earliest_deadline < math.inf and now + profile.seconds(grown) > earliest_deadline:
+            cause = "deadline"
+            break
+        take.append(index)
+        rows, layout = grown, request.layout
+        if rows == limits.max_batch_rows:
+            cause = "full"
+            break
     return Decision(tuple(expired), tuple(take), cause)

@@ -1,17 +1,19 @@
-"""What a batcher hands out: an answer to each caller, a report of each batch, a snapshot of itself."""
+"""What a batcher hands out: an answer to each caller, a report of each batch, a snapshot of itself.
+
+What is made for each request is a msgspec.Struct: a frozen dataclass takes ten times as long to make.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from service.batching.policy import Cause
-    from service.tensors import Arrays
+import msgspec
+
+from service.batching.policy import Cause
+from service.tensors import Arrays
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What a request gets; `queue_s` and `compute_s` (from dispatch to result) add up to its time in the batcher.
 
     Of the compute time, `input_s` went into joining the batch, `infer_s` into the run, `output_s` into parting it.
@@ -26,9 +28,8 @@ class Answer:
     output_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class BatchReport:
-    """One finished batch, for metrics."""
+class BatchReport(msgspec.Struct, frozen=True):
+    """One finished batch, for metrics; `input_s`, `infer_s` and `output_s` are known of one that did not fail."""
 
     cause: Cause
     rows: int

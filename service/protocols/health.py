@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import msgspec
 from fastapi import APIRouter
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.responses import Response
 
-from service.metrics import Metrics
 from service.protocols.requests import json_response
+from service.repository.control import Control
 from service.repository.repository import Repository
 
 
-def router(repository: Repository, metrics: Metrics, *, with_metrics: bool) -> APIRouter:
+def router(repository: Repository, control: Control, *, with_metrics: bool) -> APIRouter:
     """The routes; `with_metrics` where `/metrics` has no port of its own."""
     routes = APIRouter(tags=["health"])
 
@@ -25,23 +26,15 @@ def router(repository: Repository, metrics: Metrics, *, with_metrics: bool) -> A
             {
                 "ready": repository.is_ready,
                 "draining": repository.is_draining,
-                "models": [
-                    {
-                        "name": entry.folder.name,
-                        "version": entry.folder.version,
-                        "state": entry.state,
-                        "reason": entry.reason,
-                    }
-                    for entry in repository.entries()
-                ],
+                "models": [msgspec.structs.asdict(entry) for entry in repository.entries()],
             }
         )
         response.status_code = 200 if repository.is_ready else 503
         return response
 
     async def scrape() -> Response:
-        """Every metric, in Prometheus's text format."""
-        return Response(metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+        """Every metric of all workers, in Prometheus's text format."""
+        return Response(await control.render_metrics(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     for path, answer in (("/health/live", live), ("/health/ready", ready)):
         routes.add_api_route(path, answer, response_model=None)

@@ -94,7 +94,7 @@ def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
                 "limits": {"max_body_bytes": max_body_bytes, "max_batch_size": bundle.max_batch_rows},
                 "quality": [figure.model_dump() for figure in manifest.quality if figure.variant == bundle.variant],
                 "parameters_count": manifest.parameters,
-                "licence": manifest.provenance.data.licence,
+                "licence": manifest.provenance.data.licence if manifest.provenance else manifest.licence,
             }
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable
 from typing import TypeVar
@@ -19,6 +20,9 @@ from service.tensors import Arrays
 T = TypeVar("T")
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
+
+_TIME = re.compile(r"[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?|\.[0-9]+")
+"""A number as people write it; Python's own float takes more, such as 1_0."""
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -49,7 +53,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def parse_json(decoder: msgspec.json.Decoder[T], body: bytes, expected: str) -> T:
+def parse_json(decoder: msgspec.json.Decoder[T], body: bytes | memoryview, expected: str) -> T:
     """Decode a JSON body.
 
     Raises:
@@ -61,15 +65,22 @@ def parse_json(decoder: msgspec.json.Decoder[T], body: bytes, expected: str) -> 
         raise BadInput(f"the body must be {expected}: {error}") from error
 
 
-async def run(request: Request, model: Model, arrays: Arrays, deadline: float | None) -> Answer:
+async def run(request: Request, model: Model, arrays: Arrays, deadline: float | None, priority: int = 0) -> Answer:
     """Run `arrays` through `model` by `deadline`, unless the client of `request` goes away first.
+
+    Args:
+        request: its body was read.
+        model: what runs.
+        arrays: the graph's inputs, of its dtypes and shapes.
+        deadline: on the clock of `time.monotonic`.
+        priority: 1 is the highest; 0 stands for the default.
 
     Raises:
         Cancelled: the client went away.
         InferdError: whatever the queue or the run raises.
     """
     starts_at_once = model.is_idle
-    future = model.submit(arrays, deadline)
+    future = model.submit(arrays, deadline, priority)
     # Watching costs a task, so only those are watched that have to wait for others.
     answer = await (future if starts_at_once else while_connected(request, future))
     model.observe(answer)
@@ -119,12 +130,9 @@ def deadline_of(request: Request) -> float | None:
     text = request.headers.get(TIMEOUT_HEADER)
     if text is None:
         return None
-    try:
-        timeout_ms = float(text)
-    except ValueError:
-        timeout_ms = -1.0
+    timeout_ms = float(text) if len(text) < 40 and _TIME.fullmatch(text) else -1.0
     if not 0 < timeout_ms < 1e9:
-        raise BadInput(f"{TIMEOUT_HEADER} must be a positive number of milliseconds, not {text!r}")
+        raise BadInput(f"{TIMEOUT_HEADER} must be a positive number of milliseconds, not {text[:40]!r}")
     return time.monotonic() + timeout_ms / 1000
 
 

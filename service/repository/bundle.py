@@ -10,19 +10,28 @@ from typing import Any
 import numpy as np
 
 from service.errors import BundleRefused
-from service.manifest import Manifest, read_manifest, verify_files
+from service.machine import cpu_quota
+from service.manifest import Manifest, Tensor, read_manifest, verify_files
+from service.repository.bare import GRAPH, describe, open_bare, probe
 from service.repository.golden import Golden, GoldenMismatch
 from service.repository.scan import BundleFolder
+from service.runtime.devices import choose_providers
+from service.runtime.probe import ROWS, find_example
 from service.runtime.profile import measure_latency
 from service.runtime.session import OnnxSession
+from service.settings import Settings
 from service.tasks import TASKS
 from service.tasks.base import Task, TaskLimits
 from service.tensors import Arrays
 
 logger = logging.getLogger(__name__)
 
-GRAPH = "model"
-"""The role of a stateless model's only graph."""
+_MOST_THREADS = 8
+
+_UNKNOWN_S = 0.01
+"""What a run is taken to last that could not be measured: long enough to be kept out of the event loop."""
+_VARYING_S = 0.001
+"""What a run is taken to last at least if requests may be larger than what was measured, for the same reason."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,21 @@ class LoadOptions:
     limits: TaskLimits
     insist: bool = True
 
+    @classmethod
+    def of(cls, settings: Settings) -> LoadOptions:
+        """How `settings` ask for bundles to be loaded.
+
+        Raises:
+            ValueError: the device asked for is not to be had.
+        """
+        return cls(
+            providers=choose_providers(settings.device, tensorrt=settings.tensorrt),
+            insist=settings.device == "cuda",
+            threads=settings.threads or max(1, min(cpu_quota() // settings.processes, _MOST_THREADS)),
+            max_batch_rows=settings.max_batch_rows,
+            limits=TaskLimits(max_pixels=settings.max_pixels),
+        )
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -55,7 +79,8 @@ class Bundle:
         session: its graph, ready to run.
         task: how requests become tensors and tensors answers.
         max_batch_rows: the largest batch to build.
-        example: rows to time it with.
+        batched: whether requests share runs; else each runs alone, its arrays as the graph declares them.
+        example: inputs to time it with, several rows where there is a batch; None: none are known.
     """
 
     folder: BundleFolder
@@ -64,15 +89,24 @@ class Bundle:
     session: OnnxSession
     task: Task[Any]
     max_batch_rows: int
-    example: Arrays
+    batched: bool
+    example: Arrays | None
 
     def measure_latency(self) -> tuple[tuple[int, float], ...]:
         """Time the graph by batch size: (rows, seconds). This takes about a second and blocks."""
+        example = self.example
+        if example is None:
+            return ((1, _UNKNOWN_S),)
 
         def rows_of(count: int) -> Arrays:
-            return {name: np.resize(array, (count, *array.shape[1:])) for name, array in self.example.items()}
+            if not self.batched:
+                return example
+            return {name: np.resize(array, (count, *array.shape[1:])) for name, array in example.items()}
 
-        return measure_latency(self.session.run, rows_of, max_rows=self.max_batch_rows)
+        points = measure_latency(self.session.run, rows_of, max_rows=self.max_batch_rows)
+        if all(_is_fixed(tensor, batched=self.batched) for tensor in self.session.graph.inputs):
+            return points
+        return tuple((rows, max(seconds, _VARYING_S)) for rows, seconds in points)
 
     def predict(self, inputs: object, parameters: Mapping[str, object]) -> object:
         """Answer one request right here, with no batching: for the command line.
@@ -91,10 +125,15 @@ def load_bundle(folder: BundleFolder, options: LoadOptions) -> Bundle:
         BundleRefused: it may not be served; file and reason are in the message.
         NotReady: this machine can't run it as asked.
     """
+    if folder.is_bare:
+        return _load_bare(folder, options)
     manifest, task, golden = _open(folder, options)
     variant, session = _first_that_replays(folder, manifest, golden, options)
-    max_rows = min(options.max_batch_rows, manifest.batching.max_batch_size)
-    return Bundle(folder, manifest, variant, session, task, max_rows, golden.inputs(GRAPH, session))
+    if golden:
+        example: Arrays | str = golden.inputs(GRAPH, session)
+    else:
+        example = find_example(session.run, session.graph, rows=ROWS if session.graph.batched else 1)
+    return _bundle(folder, manifest, variant, session, task, None if isinstance(example, str) else example, options)
 
 
 def verify_bundle(folder: BundleFolder, options: LoadOptions) -> Manifest:
@@ -103,24 +142,69 @@ def verify_bundle(folder: BundleFolder, options: LoadOptions) -> Manifest:
     Raises:
         BundleRefused: as `load_bundle`, but no variant may take another one's place.
     """
+    if folder.is_bare:
+        return _load_bare(folder, options).manifest
     manifest, _, golden = _open(folder, options)
     for name in manifest.variants:
         _load_variant(folder, manifest, name, golden, options)
     return manifest
 
 
-def _open(folder: BundleFolder, options: LoadOptions) -> tuple[Manifest, Task[Any], Golden]:
+def _load_bare(folder: BundleFolder, options: LoadOptions) -> Bundle:
+    """Load a graph that has no manifest, and find out how it may be served."""
+    session = open_bare(folder.path, providers=options.providers, threads=options.threads, insist=options.insist)
+    probed = probe(session)
+    if probed.no_batch:
+        logger.warning(
+            "%s version %d runs its requests one by one, though its first axis looks like a batch: %s",
+            folder.name,
+            folder.version,
+            probed.no_batch,
+        )
+    if probed.example is None:
+        logger.warning(
+            "%s version %d runs on no inputs that were made up for it, so how long it takes is not known: %s",
+            folder.name,
+            folder.version,
+            probed.no_example,
+        )
+    session.graph = probed.graph
+    manifest = describe(folder.path, session, title=folder.name)
+    task = TASKS[manifest.task](folder.path, manifest, options.limits)
+    return _bundle(folder, manifest, manifest.default_variant, session, task, probed.example, options)
+
+
+def _bundle(
+    folder: BundleFolder,
+    manifest: Manifest,
+    variant: str,
+    session: OnnxSession,
+    task: Task[Any],
+    example: Arrays | None,
+    options: LoadOptions,
+) -> Bundle:
+    batched = session.graph.batched
+    max_rows = min(options.max_batch_rows, manifest.batching.max_batch_size) if batched else 1
+    return Bundle(folder, manifest, variant, session, task, max_rows, batched, example)
+
+
+def _is_fixed(tensor: Tensor, *, batched: bool) -> bool:
+    """Whether every request has this tensor in the same size, but for its rows."""
+    return tensor.shape is not None and not any(isinstance(size, str) for size in tensor.shape[batched:])
+
+
+def _open(folder: BundleFolder, options: LoadOptions) -> tuple[Manifest, Task[Any], Golden | None]:
     """Check all of a bundle that can be checked without running it."""
     manifest = read_manifest(folder.path)
     verify_files(folder.path, manifest)
     if manifest.task not in TASKS:
         raise BundleRefused("manifest.json", f"task {manifest.task!r} is none of {', '.join(sorted(TASKS))}")
     task = TASKS[manifest.task](folder.path, manifest, options.limits)
-    return manifest, task, Golden(folder.path, manifest)
+    return manifest, task, Golden(folder.path, manifest.golden) if manifest.golden else None
 
 
 def _first_that_replays(
-    folder: BundleFolder, manifest: Manifest, golden: Golden, options: LoadOptions
+    folder: BundleFolder, manifest: Manifest, golden: Golden | None, options: LoadOptions
 ) -> tuple[str, OnnxSession]:
     """Load the default variant or, where this processor computes it differently, float32."""
     default = manifest.default_variant
@@ -135,7 +219,7 @@ def _first_that_replays(
 
 
 def _load_variant(
-    folder: BundleFolder, manifest: Manifest, name: str, golden: Golden, options: LoadOptions
+    folder: BundleFolder, manifest: Manifest, name: str, golden: Golden | None, options: LoadOptions
 ) -> OnnxSession:
     variant = manifest.variants[name]
     if set(variant.graphs) != {GRAPH}:
@@ -147,5 +231,6 @@ def _load_variant(
         threads=options.threads,
         insist=options.insist,
     )
-    golden.replay(name, variant, GRAPH, session)
+    if golden:
+        golden.replay(name, variant, GRAPH, session)
     return session

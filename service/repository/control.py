@@ -14,13 +14,25 @@ State = Literal["LOADING", "READY", "UNAVAILABLE"]
 class Listed(msgspec.Struct, frozen=True):
     """A row of the index: one version of one model, what became of it, and why if it is not as it should be.
 
-    A version that serves may have a reason too: its folder changed and was refused, so what was loaded before serves on.
+    A version that serves may have a reason too: its folder changed and was refused, and what was loaded before serves.
     """
 
     name: str
     version: int
     state: State
     reason: str = ""
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """The whole index as it stands.
+
+    Attributes:
+        entries: by name and version.
+        ready: whether every model asked for answers, in every worker.
+    """
+
+    entries: tuple[Listed, ...] = ()
+    ready: bool = False
 
 
 class VersionPolicy(msgspec.Struct, frozen=True):

@@ -1,7 +1,9 @@
 """The golden replay: a bundle's own inputs and outputs, run again on this machine before the model may answer.
 
 `golden.npz` holds `inputs/<graph>/<tensor>`, PyTorch's outputs as `framework/<graph>/<tensor>` and, for each variant,
-ONNX Runtime's as `runtime/<variant>/<graph>/<tensor>`. No array is an object: nothing is unpickled.
+ONNX Runtime's as `runtime/<variant>/<graph>/<tensor>`. A model that is nothing but its graph has no framework's.
+
+No array is an object: nothing is unpickled. BYTES are NumPy's texts of fixed width, and BF16 lies there as UINT16.
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import BundleRefused, InferdError
-from service.manifest import Manifest, Variant
+from service.manifest import Tensor, Variant
 from service.runtime.devices import CPU
 from service.runtime.session import OnnxSession
+from service.tensors import DTYPES
 
 _MAX_BYTES = 256 * 2**20
 
@@ -30,14 +33,14 @@ class Golden:
 
     Args:
         folder: the bundle's folder.
-        manifest: its manifest.
+        file: its name.
 
     Raises:
         BundleRefused: the file can't be read, or is too large once unpacked.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self._file = manifest.golden
+    def __init__(self, folder: Path, file: str) -> None:
+        self._file = file
         path = folder / self._file
         try:
             with zipfile.ZipFile(path) as archive:
@@ -54,14 +57,14 @@ class Golden:
             raise BundleRefused(self._file, f"can't be read ({error})") from error
 
     def inputs(self, graph: str, session: OnnxSession) -> dict[str, NDArray[Any]]:
-        """The golden inputs of `graph`, a batch.
+        """The golden inputs of `graph`; a batch, if it has one.
 
         Raises:
             BundleRefused: one is missing, or has no rows and so would prove nothing.
         """
-        inputs = {tensor.name: self._array(f"inputs/{graph}/{tensor.name}") for tensor in session.graph.inputs}
+        inputs = {tensor.name: self._array(f"inputs/{graph}/{tensor.name}", tensor) for tensor in session.graph.inputs}
         for name, array in inputs.items():
-            if not array.shape or not len(array):
+            if session.graph.batched and (not array.shape or not len(array)):
                 raise BundleRefused(self._file, f"array 'inputs/{graph}/{name}' has no rows")
         return inputs
 
@@ -83,37 +86,87 @@ class Golden:
                 ("ONNX Runtime", f"runtime/{name}/{graph}/{tensor.name}", variant.tolerance.runtime),
                 ("PyTorch", f"framework/{graph}/{tensor.name}", variant.tolerance.framework),
             ):
-                expected = self._array(key)
-                if expected.dtype.kind not in "biuf":
-                    raise BundleRefused(self._file, f"array {key!r} holds no numbers but {expected.dtype}")
+                if allowed is None:
+                    continue  # there was no framework
+                expected = self._array(key, tensor)
                 if origin == "ONNX Runtime" and session.provider != CPU:
                     continue  # its golden outputs are a CPU's: another device computes int8 in another way
-                if found.shape != expected.shape:
-                    problem = f"has shape {found.shape}, not {expected.shape}"
-                elif _has_another_best(found, expected, allowed):
-                    problem = "puts another class first"
-                else:
-                    difference = float(np.max(np.abs(found.astype(np.float64) - expected), initial=0.0))
-                    if difference <= allowed:  # not so either for NaN
-                        continue
-                    problem = f"differs by {difference:.3g}, allowed is {allowed:.3g}"
+                problem = _compare(found, expected, allowed, nan_is_nan=origin == "ONNX Runtime")
+                if problem is None:
+                    continue
                 raise GoldenMismatch(
                     session.graph.file,
                     f"golden replay of variant {name!r}: output {tensor.name!r} {problem} "
                     f"(from {origin}'s in {self._file})",
                 )
 
-    def _array(self, key: str) -> NDArray[Any]:
+    def _array(self, key: str, tensor: Tensor) -> NDArray[Any]:
         try:
-            return self._arrays[key]
+            array = self._arrays[key]
         except KeyError as error:
             raise BundleRefused(self._file, f"has no array {key!r}") from error
+        try:
+            return restored(array, tensor.datatype)
+        except ValueError as error:
+            raise BundleRefused(self._file, f"array {key!r} {error}") from error
+
+
+def stored(array: NDArray[Any]) -> NDArray[Any]:
+    """The array as it lies in a golden file."""
+    if array.dtype == DTYPES["BF16"]:
+        return array.view(np.uint16)
+    return array.astype(np.str_) if array.dtype == DTYPES["BYTES"] else array
+
+
+def restored(array: NDArray[Any], datatype: str) -> NDArray[Any]:
+    """The array of `datatype` that lies in a golden file as `array`.
+
+    Raises:
+        ValueError: it holds something else. Which numbers it holds is not looked at: the graph will tell.
+    """
+    if datatype == "BYTES" and array.dtype.kind == "U":
+        return array.astype(object)
+    if datatype == "BF16" and array.dtype == np.uint16:
+        return array.view(DTYPES["BF16"])
+    if datatype in ("BYTES", "BF16") or array.dtype.kind not in "biuf":
+        raise ValueError(f"holds {array.dtype}, which is no {datatype}")
+    return array
+
+
+def _compare(found: NDArray[Any], expected: NDArray[Any], allowed: float, *, nan_is_nan: bool) -> str | None:
+    """Say how an output differs by more than `allowed` from the expected one, if it does.
+
+    Args:
+        found: the output.
+        expected: the golden one.
+        allowed: largest absolute difference of numbers.
+        nan_is_nan: whether there may be no number where none was before.
+    """
+    if found.shape != expected.shape:
+        return f"has shape {found.shape}, not {expected.shape}"
+    if expected.dtype == DTYPES["BYTES"]:
+        # Stored texts have lost what a text of fixed width can't end with.
+        return None if np.array_equal(stored(found), stored(expected)) else "has other texts"
+    if _has_another_best(found, expected, allowed):
+        return "puts another class first"
+    one, other = found.astype(np.float64), expected.astype(np.float64)
+    same = (found == expected) | (np.isnan(one) & np.isnan(other) & nan_is_nan)
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(one - other)
+    if expected.dtype.kind in "iu":
+        apart = np.maximum(apart, 1.0)  # floats can't tell large neighbours apart
+    difference = float(np.max(np.where(same, 0.0, apart), initial=0.0))
+    if difference <= allowed:  # not so either for NaN
+        return None
+    return f"differs by {difference:.3g}, allowed is {allowed:.3g}"
 
 
 def _has_another_best(found: NDArray[Any], expected: NDArray[Any], tolerance: float) -> bool:
     """Whether any row of scores (N, classes) has another maximum where the expected one leads by over `tolerance`."""
     if expected.ndim != 2 or expected.shape[1] < 2:
         return False
-    second, first = np.sort(expected.astype(np.float64), axis=1)[:, -2:].T
-    sure = first - second > tolerance
-    return bool((found.argmax(axis=1) != expected.argmax(axis=1))[sure].any())
+    scores = expected.astype(np.float64)
+    second, first = np.sort(scores, axis=1)[:, -2:].T
+    with np.errstate(invalid="ignore"):
+        sure = first - second > tolerance
+    return bool((found.astype(np.float64).argmax(axis=1) != scores.argmax(axis=1))[sure].any())

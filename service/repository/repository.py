@@ -1,25 +1,26 @@
-"""All models of a process: loaded at start, looked up by name and version, drained at the end."""
+"""The models of one worker: changed in two phases, looked up by name and version, drained at the end."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from service.batching.policy import LatencyProfile, Limits
-from service.errors import InferdError, NotFound, NotReady
+from service.errors import BundleRefused, InferdError, NotFound, NotReady
 from service.metrics import Metrics
 from service.repository.bundle import Bundle, LoadOptions, load_bundle
+from service.repository.control import Listed, Listing
 from service.repository.model import Model
-from service.repository.scan import BundleFolder, scan
+from service.repository.placement import Key, Placement
+from service.repository.statistics import VersionStatistics
 from service.threads import BoundedThreads
 
 logger = logging.getLogger(__name__)
 
-State = Literal["LOADING", "READY", "UNAVAILABLE"]
+_MOST_NAMES = 10
 
 
 @dataclass(frozen=True)
@@ -30,66 +31,79 @@ class QueueLimits:
     max_rows: int
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One version of one model that was found: what became of it, and why if it does not answer."""
-
-    folder: BundleFolder
-    state: State
-    reason: str = ""
-    model: Model | None = None
-
-
 class Repository:
-    """The models under one folder.
+    """The models that answer in this process. It is a `Replica`: what it serves is decided by a controller.
 
     Args:
-        folder: of the models.
         options: how bundles are loaded.
         queue: how much may wait for each model.
         metrics: where models get their series.
         decoding: threads for large inputs.
+        let_go_s: how long a model that was replaced may go on with what it has begun.
     """
 
     def __init__(
-        self, folder: Path, *, options: LoadOptions, queue: QueueLimits, metrics: Metrics, decoding: BoundedThreads
+        self,
+        *,
+        options: LoadOptions,
+        queue: QueueLimits,
+        metrics: Metrics,
+        decoding: BoundedThreads,
+        let_go_s: float,
     ) -> None:
-        self._folder = folder
         self._options = options
         self._queue = queue
         self._metrics = metrics
         self._decoding = decoding
-        self._entries: dict[str, dict[int, Entry]] = {}
-        self._started = False
+        self._let_go_s = let_go_s
+        self._models: dict[str, dict[int, Model]] = {}
+        self._prepared: dict[Key, tuple[Bundle, LatencyProfile]] = {}
+        self._listing = Listing()
+        self._statistics: dict[Key, VersionStatistics] = {}
+        self._background: set[asyncio.Task[None]] = set()
         self._draining = False
-        self._runs = ThreadPoolExecutor(1)
 
-    def discover(self) -> None:
-        """Look which models there are; none of them answers yet.
+    # What a controller asks
 
-        Raises:
-            FileNotFoundError: there is no models folder.
-        """
-        folders = scan(self._folder)
-        if not folders:
-            logger.warning("no models under %s", self._folder)
-        for folder in folders:
-            self._enter(Entry(folder, "LOADING", "is being loaded"))
-        # Each model has one run in flight at most, so a thread each is all that is ever used.
-        self._runs = ThreadPoolExecutor(max(1, len(folders)), thread_name_prefix="run")
+    async def prepare(self, placements: Sequence[Placement]) -> list[InferdError | None]:
+        """See `Replica.prepare`."""
+        self._prepared.clear()
+        outcomes: list[InferdError | None] = []
+        for placement in placements:
+            try:
+                self._prepared[placement.key] = await asyncio.to_thread(_load, placement, self._options)
+                outcomes.append(None)
+            except InferdError as error:
+                outcomes.append(error)
+            except Exception:
+                logger.exception("model %s version %d could not be loaded", *placement.key)
+                outcomes.append(BundleRefused("bundle", "loading failed unexpectedly; see the log"))
+        return outcomes
 
-    async def load(self) -> None:
-        """Load what was discovered, one after the other; what is refused is logged, and does not stop the others."""
-        for entry in self.entries():
-            self._enter(await self._load(entry.folder))
-        self._started = True
+    async def commit(self, taken: Sequence[Key], dropped: Sequence[Key]) -> None:
+        """See `Replica.commit`."""
+        prepared, self._prepared = self._prepared, {}
+        replaced = [self._models.get(name, {}).pop(version, None) for name, version in (*taken, *dropped)]
+        for key in taken:
+            self._serve(*prepared[key])
+        for name in [name for name, versions in self._models.items() if not versions]:
+            del self._models[name]
+        for model in replaced:
+            if model:
+                self._run(self._let_go(model))
+
+    async def publish(self, listing: Listing) -> None:
+        """See `Replica.publish`."""
+        self._listing = listing
+
+    # What protocols ask
 
     def get(self, name: str, version: str | None = None) -> Model:
         """Return a model that answers.
 
         Args:
             name: of the model.
-            version: None = the highest that is ready.
+            version: None or empty = the highest that serves.
 
         Raises:
             NotFound: there is no such model or version.
@@ -102,17 +116,21 @@ class Repository:
             raise
 
     def versions(self, name: str) -> list[int]:
-        """The versions of `name` that are ready, rising."""
-        return [version for version, entry in sorted(self._entries.get(name, {}).items()) if entry.state == "READY"]
+        """The versions of `name` that serve, rising."""
+        return sorted(self._models.get(name, {}))
 
-    def entries(self) -> list[Entry]:
-        """Every version of every model that was found, by name and version."""
-        return [entry for versions in self._entries.values() for _, entry in sorted(versions.items())]
+    def entries(self) -> Sequence[Listed]:
+        """Every version of every model that is known, by name and version."""
+        return self._listing.entries
+
+    def statistics(self) -> list[VersionStatistics]:
+        """What every version that serves has done in this process."""
+        return [self._statistics[model.name, model.version] for model in self._serving()]
 
     @property
     def is_ready(self) -> bool:
-        """Whether every model answers and the process is not about to end."""
-        return self._started and not self._draining and all(entry.state == "READY" for entry in self.entries())
+        """Whether every model asked for answers, in every worker, and the server is not about to end."""
+        return self._listing.ready and not self._draining
 
     @property
     def is_draining(self) -> bool:
@@ -126,64 +144,87 @@ class Repository:
     async def close(self) -> None:
         """Finish every request that was accepted, and let go of the models."""
         self.begin_drain()
-        for entry in self.entries():
-            if entry.model:
-                await entry.model.drain()
-        self._runs.shutdown(wait=False)
+        await asyncio.gather(*self._background, *(model.drain() for model in self._serving()))
         self._decoding.close()
 
     def _get(self, name: str, version: str | None) -> Model:
-        versions = self._entries.get(name)
-        if not versions:
-            raise NotFound(f"there is no model {name!r}; models: {', '.join(sorted(self._entries)) or 'none'}")
-        if version is None:
-            ready = [entry for entry in versions.values() if entry.state == "READY"]
-            entry = max(ready or versions.values(), key=lambda one: one.folder.version)
-        elif version.isascii() and version.isdigit() and len(version) < 10 and int(version) in versions:
-            entry = versions[int(version)]
+        serving = self._models.get(name, {})
+        if not version:
+            if serving:
+                return serving[max(serving)]
+        elif version.isascii() and version.isdigit() and len(version) < 10 and int(version) in serving:
+            return serving[int(version)]
+        known = {one.version: one for one in self._listing.entries if one.name == name}
+        if not known:
+            names = sorted({one.name for one in self._listing.entries})
+            raise NotFound(f"there is no model {name!r}; models: {_some(names)}")
+        if not version:
+            one = known[max(known)]
+        elif version.isascii() and version.isdigit() and len(version) < 10 and int(version) in known:
+            one = known[int(version)]
         else:
-            known = ", ".join(map(str, sorted(versions)))
-            raise NotFound(f"model {name!r} has no version {version!r}; versions: {known}")
-        if entry.model is None:
-            raise NotReady(f"model {name!r} version {entry.folder.version} is not ready: {entry.reason}")
-        return entry.model
+            raise NotFound(f"model {name!r} has no version {version!r}; versions: {_some(sorted(known))}")
+        raise NotReady(f"model {name!r} version {one.version} is not ready: {one.reason}")
 
-    def _enter(self, entry: Entry) -> None:
-        self._entries.setdefault(entry.folder.name, {})[entry.folder.version] = entry
+    def _serving(self) -> list[Model]:
+        return [model for versions in self._models.values() for _, model in sorted(versions.items())]
 
-    async def _load(self, folder: BundleFolder) -> Entry:
-        try:
-            bundle = await asyncio.to_thread(load_bundle, folder, self._options)
-            profile = LatencyProfile(await asyncio.to_thread(bundle.measure_latency))
-        except InferdError as error:
-            logger.error("model %s version %d is refused: %s", folder.name, folder.version, error)
-            return Entry(folder, "UNAVAILABLE", str(error))
-        except Exception:
-            logger.exception("model %s version %d could not be loaded", folder.name, folder.version)
-            return Entry(folder, "UNAVAILABLE", "loading failed unexpectedly; see the log")
-        model = self._serve(bundle, profile)
-        logger.info(
-            "model %s version %d is ready: variant %s, %s, %.3g ms a row alone, batches up to %d",
-            folder.name,
-            folder.version,
-            bundle.variant,
-            bundle.session.provider,
-            1000 * profile.seconds(1),
-            bundle.max_batch_rows,
-        )
-        return Entry(folder, "READY", model=model)
-
-    def _serve(self, bundle: Bundle, profile: LatencyProfile) -> Model:
+    def _serve(self, bundle: Bundle, profile: LatencyProfile) -> None:
         name, version = bundle.folder.name, bundle.folder.version
         metrics = self._metrics.bind(name, version)
+        max_batch_rows = bundle.max_batch_rows if bundle.batched else 1
         limits = Limits(
-            max_batch_rows=bundle.max_batch_rows,
-            max_queue_rows=max(self._queue.max_rows, bundle.max_batch_rows),
+            max_batch_rows=max_batch_rows,
+            max_queue_rows=max(self._queue.max_rows, max_batch_rows),
             max_queue_s=self._queue.max_s,
         )
-        model = Model(bundle, profile=profile, limits=limits, runs=self._runs, decoding=self._decoding, metrics=metrics)
+        model = Model(
+            bundle,
+            profile=profile,
+            limits=limits,
+            decoding=self._decoding,
+            metrics=metrics,
+            statistics=self._statistics.setdefault((name, version), VersionStatistics(name, version)),
+        )
+        self._models.setdefault(name, {})[version] = model
         self._metrics.watch_queue(name, version, model.queued_rows)
         metrics.ready.set(1)
         if bundle.variant != bundle.manifest.default_variant:
             metrics.variant_fallbacks.inc()
-        return model
+        logger.info(
+            "model %s version %d is ready: variant %s, %s, %.3g ms a row alone, %s",
+            name,
+            version,
+            bundle.variant,
+            bundle.session.provider,
+            1000 * profile.seconds(1),
+            f"batches up to {limits.max_batch_rows}" if bundle.batched else "one request at a time",
+        )
+
+    async def _let_go(self, model: Model) -> None:
+        """Have a model that was replaced finish what it has begun, and forget its series if none has its place."""
+        finished = await model.finish_begun(self._let_go_s)
+        logger.info(
+            "model %s version %d as it was is let go%s",
+            model.name,
+            model.version,
+            "" if finished else f", with requests unfinished after {self._let_go_s:.3g} s",
+        )
+        if model.version not in self._models.get(model.name, {}):
+            self._metrics.forget(model.name, model.version)
+            self._statistics.pop((model.name, model.version), None)
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+def _load(placement: Placement, options: LoadOptions) -> tuple[Bundle, LatencyProfile]:
+    bundle = load_bundle(placement.folder, options)
+    return bundle, LatencyProfile(placement.profile or bundle.measure_latency())
+
+
+def _some(names: Sequence[str | int]) -> str:
+    """The first of `names`: a message has room for some."""
+    return ", ".join(map(str, names[:_MOST_NAMES])) + (", ..." if len(names) > _MOST_NAMES else "") if names else "none"

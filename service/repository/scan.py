@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.manifest import NAME_PATTERN
+from service.manifest import MANIFEST_FILE, MODEL_FILE, NAME_PATTERN
 
 _NAME = re.compile(NAME_PATTERN)
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
@@ -22,6 +22,15 @@ class BundleFolder:
     name: str
     version: int
     path: Path
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether there is a graph and no manifest: then the graph is served as it is."""
+        manifest = self.path / MANIFEST_FILE
+        try:
+            return not manifest.exists() and not manifest.is_symlink() and (self.path / MODEL_FILE).exists()
+        except OSError:  # reading the manifest will say why
+            return False
 
 
 def scan(models: Path) -> list[BundleFolder]:

@@ -1,6 +1,6 @@
 """What a version of a model has done, counted as Triton's statistics extension counts.
 
-A worker counts with `ModelStatistics`; what leaves it are `VersionStatistics`, which add up over workers.
+A worker has one `VersionStatistics` for each version that it serves; they add up over workers.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
-"""What this process may compute on: how many cores it really has, and which execution providers."""
+"""Which execution providers graphs run on."""
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import onnxruntime as ort
@@ -13,25 +10,6 @@ import onnxruntime as ort
 Device = Literal["auto", "cpu", "cuda"]
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
-
-
-def cpu_quota(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Cores that this process may use, at least 1: its affinity mask, cut by the CPU quota of its cgroup (v2 or v1)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cgroup_quota(cgroup)
-    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
-
-
-def _cgroup_quota(cgroup: Path) -> float | None:
-    try:
-        if (cgroup / "cpu.max").is_file():
-            quota, period = (cgroup / "cpu.max").read_text().split()
-            return None if quota == "max" else int(quota) / int(period)
-        quota_us = int((cgroup / "cpu" / "cpu.cfs_quota_us").read_text())
-        period_us = int((cgroup / "cpu" / "cpu.cfs_period_us").read_text())
-    except (OSError, ValueError):
-        return None
-    return quota_us / period_us if quota_us > 0 else None
 
 
 def choose_providers(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -11,8 +13,23 @@ from google.protobuf.message import DecodeError
 from service.errors import BundleRefused
 
 
-def read_onnx(folder: Path, name: str) -> bytes:
-    """Return the bytes of an ONNX file that is whole and refers to no other file.
+@dataclass(frozen=True)
+class OnnxFile:
+    """An ONNX file that was parsed; what it was parsed into is as large as itself, and is not kept.
+
+    Attributes:
+        content: its bytes.
+        parameters: numbers in its initializers.
+        ranked: the graph's inputs and outputs of which it says how many axes they have.
+    """
+
+    content: bytes
+    parameters: int
+    ranked: frozenset[str]
+
+
+def read_onnx(folder: Path, name: str) -> OnnxFile:
+    """Read an ONNX file that is whole and refers to no other file.
 
     Args:
         folder: the bundle's folder.
@@ -39,7 +56,15 @@ def read_onnx(folder: Path, name: str) -> bytes:
     for tensor in (*model.graph.initializer, *_sparse(model.graph), *_tensors(bodies)):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise BundleRefused(name, f"keeps tensor {tensor.name!r} in another file; export it in one file")
-    return content
+    return OnnxFile(
+        content,
+        parameters=sum(math.prod(tensor.dims) for tensor in model.graph.initializer),
+        ranked=frozenset(
+            value.name
+            for value in (*model.graph.input, *model.graph.output)
+            if value.type.tensor_type.HasField("shape")
+        ),
+    )
 
 
 def _sparse(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
@@ -14,26 +18,12 @@ from service.errors import BundleRefused, InferdError, NotReady, RuntimeFailure
 from service.manifest import Graph, Tensor
 from service.runtime.devices import CUDA
 from service.runtime.onnx_file import read_onnx
-from service.tensors import Arrays
+from service.runtime.onnx_graph import DATATYPES, read_graph
+from service.tensors import DTYPES, Arrays
 
 logger = logging.getLogger(__name__)
 
-_ORT_DATATYPES = {
-    "tensor(bool)": "BOOL",
-    "tensor(uint8)": "UINT8",
-    "tensor(uint16)": "UINT16",
-    "tensor(uint32)": "UINT32",
-    "tensor(uint64)": "UINT64",
-    "tensor(int8)": "INT8",
-    "tensor(int16)": "INT16",
-    "tensor(int32)": "INT32",
-    "tensor(int64)": "INT64",
-    "tensor(float16)": "FP16",
-    "tensor(float)": "FP32",
-    "tensor(double)": "FP64",
-    "tensor(bfloat16)": "BF16",
-    "tensor(string)": "BYTES",
-}
+_BF16 = DTYPES["BF16"]
 
 
 class OnnxSession:
@@ -43,7 +33,7 @@ class OnnxSession:
 
     Args:
         folder: the bundle's folder.
-        graph: what the manifest says of the graph.
+        graph: what the manifest says of the graph; or the name of its file, which is then asked itself.
         providers: execution providers, the preferred one first.
         threads: of one run.
         insist: whether not getting the preferred provider is an error; else the next one is taken, and logged.
@@ -54,30 +44,40 @@ class OnnxSession:
     """
 
     def __init__(
-        self, folder: Path, graph: Graph, *, providers: Sequence[str], threads: int, insist: bool = True
+        self, folder: Path, graph: Graph | str, *, providers: Sequence[str], threads: int, insist: bool = True
     ) -> None:
-        model = read_onnx(folder, graph.file)
+        file = graph if isinstance(graph, str) else graph.file
+        read = read_onnx(folder, file)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors are raised, and reach the log with their request
         # Spinning threads take the core that the event loop and the other models need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = _create(graph.file, model, options, providers, insist=insist)
+        self._session = _create(file, read.content, options, providers, insist=insist)
         self.provider: str = self._session.get_providers()[0]
+        self.parameters = read.parameters
+        try:
+            if isinstance(graph, str):
+                graph = read_graph(file, self._session, ranked=read.ranked)
+            else:
+                _compare(file, "input", graph.inputs, self._session.get_inputs())
+                _compare(file, "output", graph.outputs, self._session.get_outputs())
+        except UnicodeDecodeError as error:
+            raise BundleRefused(file, f"has a name that is no text ({error})") from error
         self.graph = graph
         self._outputs = [tensor.name for tensor in graph.outputs]
-        try:
-            _compare(graph.file, "input", graph.inputs, self._session.get_inputs())
-            _compare(graph.file, "output", graph.outputs, self._session.get_outputs())
-        except UnicodeDecodeError as error:
-            raise BundleRefused(graph.file, f"has a name that is no text ({error})") from error
+        given, answered = ({tensor.datatype for tensor in tensors} for tensors in (graph.inputs, graph.outputs))
+        if "BF16" in answered and "BYTES" in given:
+            raise BundleRefused(file, "takes BYTES and answers BF16: ONNX Runtime's Python can't do both in one run")
+        self._takes_bf16, self._answers_bf16 = "BF16" in given, "BF16" in answered
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Run the graph once.
 
         Args:
-            inputs: an array for each input of the graph, of its dtype and shape, batch axis first.
+            inputs: an array for each input of the graph, of its dtype and shape, batch axis first. The elements of
+                BYTES are `str`: ONNX Runtime would turn `bytes` into the text "b'...'".
 
         Returns:
             An array for each output.
@@ -86,9 +86,36 @@ class OnnxSession:
             RuntimeFailure: ONNX Runtime failed.
         """
         try:
+            if self._answers_bf16:
+                values = self._session.run_with_ort_values(
+                    self._outputs, {name: _value(array) for name, array in inputs.items()}
+                )
+                return {name: _array(value) for name, value in zip(self._outputs, values, strict=True)}
+            if self._takes_bf16:
+                inputs = {name: _value(array) if array.dtype == _BF16 else array for name, array in inputs.items()}
             return dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
         except Exception as error:  # as above
             raise RuntimeFailure(f"{self.graph.file}: ONNX Runtime failed ({error})") from error
+
+
+def _value(array: NDArray[Any]) -> ort.OrtValue:
+    """Wrap an array for ONNX Runtime, which takes none of bfloat16, but a value that lies over the same bytes."""
+    array = np.asarray(array, order="C")
+    if array.dtype == _BF16:
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), onnx.TensorProto.BFLOAT16)
+    return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def _array(value: ort.OrtValue) -> NDArray[Any]:
+    """Unwrap what ONNX Runtime answered; of bfloat16 it makes no array, so the bytes are copied."""
+    if value.data_type() != "tensor(bfloat16)":
+        array: NDArray[Any] = value.numpy()
+        return array
+    if value.device_name() != "cpu":
+        raise RuntimeError(f"a BF16 output lies on {value.device_name()}, from where it can't be read")
+    shape = value.shape()
+    content = ctypes.string_at(value.data_ptr(), math.prod(shape) * _BF16.itemsize)
+    return np.frombuffer(content, _BF16).reshape(shape)
 
 
 def _create(
@@ -128,8 +155,11 @@ def _compare(file: str, kind: str, declared: Sequence[Tensor], found: Sequence[A
         )
     for tensor, actual in zip(declared, found, strict=True):
         sizes = tuple(size if isinstance(size, int) else "*" for size in actual.shape)
-        expected = tuple(size if isinstance(size, int) else "*" for size in tensor.shape)
-        datatype = _ORT_DATATYPES.get(actual.type, actual.type)
+        if tensor.shape is None:
+            expected = sizes
+        else:
+            expected = tuple(size if isinstance(size, int) else "*" for size in tensor.shape)
+        datatype = DATATYPES.get(actual.type, actual.type)
         if (datatype, sizes) != (tensor.datatype, expected):
             raise BundleRefused(
                 file, f"{kind} {tensor.name!r} is {datatype} {sizes}, the manifest says {tensor.datatype} {expected}"

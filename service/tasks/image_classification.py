@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import BadInput, BundleRefused, RuntimeFailure
 from service.images import FORMATS, Picture, decode, open_picture
-from service.manifest import Manifest
+from service.manifest import ClassificationPostprocessing, ImagePreprocessing, Manifest
 from service.tasks.base import TaskLimits
 from service.tensors import Arrays
 
@@ -62,11 +62,13 @@ class ImageClassification:
     """
 
     def __init__(self, folder: Path, manifest: Manifest, limits: TaskLimits) -> None:
+        if not manifest.preprocessing or not manifest.postprocessing:
+            raise BundleRefused("manifest.json", f"task {manifest.task!r} needs preprocessing and postprocessing")
         self._preprocessing = manifest.preprocessing
         self._postprocessing = manifest.postprocessing
         self._limits = limits
-        _check_input(manifest)
-        self.labels = _read_labels(folder, manifest)
+        _check_input(manifest, self._preprocessing)
+        self.labels = _read_labels(folder, manifest, self._postprocessing)
 
     def parse(self, inputs: object, parameters: Mapping[str, object]) -> Request:
         """Check the parameters and the picture's header.
@@ -151,12 +153,11 @@ def _picture_bytes(inputs: object) -> bytes:
         raise BadInput(f"inputs is no base64 text of a picture ({error}); addresses are not fetched") from error
 
 
-def _check_input(manifest: Manifest) -> None:
-    how = manifest.preprocessing
+def _check_input(manifest: Manifest, how: ImagePreprocessing) -> None:
     made = ("batch", how.channels, how.height, how.width)
     for graph in (graph for variant in manifest.variants.values() for graph in variant.graphs.values()):
-        kinds = [(tensor.name, tensor.datatype, len(tensor.shape)) for tensor in graph.inputs]
-        sizes = zip(graph.inputs[0].shape, made, strict=False)
+        kinds = [(tensor.name, tensor.datatype, len(tensor.shape or ())) for tensor in graph.inputs]
+        sizes = zip(graph.inputs[0].shape or (), made, strict=False)
         if kinds != [(how.input, "FP32", len(made))] or any(
             isinstance(one, int) and one != size for one, size in sizes
         ):
@@ -167,8 +168,8 @@ def _check_input(manifest: Manifest) -> None:
             )
 
 
-def _read_labels(folder: Path, manifest: Manifest) -> tuple[str, ...]:
-    name = manifest.postprocessing.labels
+def _read_labels(folder: Path, manifest: Manifest, how: ClassificationPostprocessing) -> tuple[str, ...]:
+    name = how.labels
     try:
         labels = json.loads((folder / name).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -177,9 +178,7 @@ def _read_labels(folder: Path, manifest: Manifest) -> tuple[str, ...]:
         raise BundleRefused(name, "must be a list of texts")
     for variant in manifest.variants.values():
         outputs = {tensor.name: tensor.shape for graph in variant.graphs.values() for tensor in graph.outputs}
-        shape = outputs.get(manifest.postprocessing.output)
+        shape = outputs.get(how.output)
         if shape != ("batch", len(labels)):
-            raise BundleRefused(
-                name, f"has {len(labels)} labels, but output {manifest.postprocessing.output!r} has shape {shape}"
-            )
+            raise BundleRefused(name, f"has {len(labels)} labels, but output {how.output!r} has shape {shape}")
     return tuple(labels)

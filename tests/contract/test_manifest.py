@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from service.errors import BundleRefused
-from service.manifest import Batching, Manifest, json_schema, read_manifest, verify_files
+from service.manifest import Batching, Graph, Manifest, Tensor, json_schema, read_manifest, verify_files
 from tests.bundles import make_bundle, manifest_in, sign, with_edit, write_manifest
 
 REPOSITORY = Path(__file__).parents[2]
 FROZEN: dict[str, Any] = json.loads((Path(__file__).parent / "manifest-1.json").read_bytes())
 """A manifest as version 1 of the contract was first written. It is never changed: old bundles must stay readable."""
+
+SECOND: dict[str, Any] = json.loads((Path(__file__).parent / "manifest-2.json").read_bytes())
+"""A manifest as version 2 was first written, of a model that is nothing but its graph. It is never changed either."""
 
 Keys = tuple[str | int, ...]
 
@@ -81,7 +84,7 @@ def test_the_json_schema_lets_no_unknown_key_in() -> None:
 def test_a_manifest_written_by_the_first_version_is_still_read_and_nothing_in_it_is_lost(tmp_path: Path) -> None:
     write_manifest(tmp_path, FROZEN)
     manifest = read_manifest(tmp_path)
-    assert json.loads(manifest.model_dump_json()) == FROZEN
+    assert json.loads(manifest.model_dump_json(exclude_unset=True)) == FROZEN
     assert manifest.default == manifest.variants["int8"]
     assert manifest.preprocessing.std == (0.229, 0.224, 0.225)
     assert manifest.provenance.initial_weights is not None
@@ -96,7 +99,7 @@ def test_a_manifest_does_not_change_once_it_is_read(tmp_path: Path) -> None:
         manifest.preprocessing.invert = False  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("version", [2, 3, 1000])
+@pytest.mark.parametrize("version", [3, 4, 1000])
 def test_a_newer_manifest_is_told_as_such_whatever_else_it_says(tmp_path: Path, version: int) -> None:
     newer = {"schema_version": version, "task": 7, "what_nobody_knows_yet": {}}
     assert "made by a newer inferd" in refusal(tmp_path, newer)
@@ -139,6 +142,114 @@ def test_what_is_left_out_has_the_value_that_version_1_gave_it(tmp_path: Path) -
     assert manifest.batching == Batching(max_batch_size=64)
     assert manifest.golden == "golden.npz"
     assert manifest.provenance.initial_weights is None
+
+
+# Version 2
+
+
+def test_a_manifest_of_a_model_that_is_only_its_graph_is_read_and_nothing_in_it_is_lost(tmp_path: Path) -> None:
+    write_manifest(tmp_path, SECOND)
+    manifest = read_manifest(tmp_path)
+    assert json.loads(manifest.model_dump_json()) == SECOND
+    (graph,) = manifest.default.graphs.values()
+    assert [tensor.shape for tensor in graph.inputs] == [(), None, (0, 3, "length")]
+    assert not graph.batched
+
+
+def test_what_a_model_that_is_only_its_graph_need_not_say_may_be_left_out(tmp_path: Path) -> None:
+    content = SECOND
+    for key in ("golden", "preprocessing", "postprocessing", "batching", "provenance", "licence"):
+        content = with_edit(content, key, to=...)
+    content = with_edit(content, "variants", "original", "tolerance", "framework", to=...)
+    write_manifest(tmp_path, content)
+    manifest = read_manifest(tmp_path)
+    assert manifest.golden == "golden.npz"
+    assert manifest.preprocessing is manifest.postprocessing is manifest.provenance is manifest.licence is None
+    write_manifest(tmp_path, {**content, "golden": None})
+    assert read_manifest(tmp_path).golden is None
+
+
+def test_a_model_that_is_only_its_graph_has_nothing_before_or_after_it(tmp_path: Path) -> None:
+    for key in ("preprocessing", "postprocessing"):
+        content = with_edit(
+            {**SECOND, key: FROZEN[key]}, "files", "assets/labels.json", to=SECOND["files"]["README.md"]
+        )
+        assert "task 'tensors' has no preprocessing and no postprocessing" in refusal(tmp_path, content)
+
+
+def test_version_1_knew_no_model_that_is_only_its_graph(tmp_path: Path) -> None:
+    assert "preprocessing: Field required by task 'tensors'" in refusal(tmp_path, {**SECOND, "schema_version": 1})
+
+
+def test_a_trained_model_may_be_written_as_version_2(tmp_path: Path) -> None:
+    write_manifest(tmp_path, {**FROZEN, "schema_version": 2})
+    assert read_manifest(tmp_path).preprocessing == Manifest.model_validate(FROZEN).preprocessing
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(
+    ("keys", "value", "said"),
+    [
+        (("golden",), None, "golden: Field required by task 'image-classification'"),
+        (("preprocessing",), None, "preprocessing: Field required by task 'image-classification'"),
+        (("postprocessing",), None, "postprocessing: Field required by task 'image-classification'"),
+        (("provenance",), None, "provenance: Field required by task 'image-classification'"),
+        (("parameters",), 0, "parameters: Input should be greater than or equal to 1"),
+        (
+            ("variants", "int8", "tolerance", "framework"),
+            None,
+            "variants.int8.tolerance.framework: Field required by task 'image-classification'",
+        ),
+        (
+            ("variants", "fp32", "graphs", "model", "outputs", 0, "shape"),
+            None,
+            "model.onnx: the first axis of 'logits' must be 'batch'",
+        ),
+        (
+            ("variants", "fp32", "graphs", "model", "outputs", 0, "shape"),
+            ["batch", 0],
+            "variants.fp32.graphs.model.outputs.0.shape.1: Input should be greater than or equal to 1",
+        ),
+    ],
+)
+def test_a_trained_model_says_no_less_in_version_2_than_in_version_1(
+    tmp_path: Path, version: int, keys: Keys, value: object, said: str
+) -> None:
+    assert said in refusal(tmp_path, with_edit({**FROZEN, "schema_version": version}, *keys, to=value))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "batched"),
+    [
+        ((("batch", 3), ("batch",), ("batch", "length")), True),
+        ((("batch", 3), ("rows",), ("batch", "length")), False),
+        ((("batch", 3), (1,), ("batch",)), False),
+        ((("batch", 3), (), ("batch",)), False),
+        ((("batch", 3), ("batch",), None), False),
+    ],
+)
+def test_a_graph_is_batched_if_the_batch_is_the_first_axis_of_everything(
+    shapes: tuple[tuple[int | str, ...] | None, ...], batched: bool
+) -> None:
+    one, other, output = (Tensor(name="x", datatype="FP32", shape=shape) for shape in shapes)
+    assert Graph(file="model.onnx", inputs=(one, other), outputs=(output,)).batched is batched
+
+
+@pytest.mark.parametrize(
+    ("declared", "accepted", "refused"),
+    [
+        (("batch", 3), [(1, 3), (0, 3), (70, 3)], [(3,), (1, 2), (1, 3, 1), ()]),
+        ((), [()], [(1,), (0,)]),
+        ((0, "n"), [(0, 0), (0, 5)], [(1, 5), (0,)]),
+        (None, [(), (1,), (2, 0, 3)], []),
+    ],
+)
+def test_a_tensor_takes_arrays_of_its_rank_and_of_its_sizes(
+    declared: tuple[int | str, ...] | None, accepted: list[tuple[int, ...]], refused: list[tuple[int, ...]]
+) -> None:
+    tensor = Tensor(name="x", datatype="FP32", shape=declared)
+    assert all(tensor.accepts(shape) for shape in accepted)
+    assert not any(tensor.accepts(shape) for shape in refused)
 
 
 PATHS_THAT_LEAVE = [

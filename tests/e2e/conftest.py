@@ -7,7 +7,7 @@ import pytest
 from tests.e2e.server import Server, running_server
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with running_server() as server:
+@pytest.fixture(scope="module", params=[1, 2], ids=["alone", "two workers"])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with running_server(workers=request.param) as server:
         yield server

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -21,26 +22,48 @@ STOP_TIMEOUT_S = 60
 
 
 class Server:
-    """A running `inferd serve`."""
+    """A running `inferd serve`, by the interpreter `python`."""
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(self, *, python: str | Path = sys.executable, **settings: object) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("INFERD_")}
-        environment |= {"INFERD_PORT": "0", "INFERD_MODELS": str(ROOT / "models")}
+        environment |= {"INFERD_PORT": "0", "INFERD_GRPC_PORT": "0", "INFERD_MODELS": str(ROOT / "models")}
+        environment |= {"INFERD_WORKERS": "1"}
         environment |= {f"INFERD_{name.upper()}": str(value) for name, value in settings.items()}
-        command = [sys.executable, "-m", "service.cli", "serve"]
+        command = [python, "-m", "service.cli", "serve"]
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
         self.log: list[dict[str, object]] = []
-        self.url = self._wait_for_address()
+        self._changed = threading.Condition()
+        self._reader = threading.Thread(target=self._read_log)
+        self._reader.start()
+        self.url = self.logged(r"running on (http://[\d.]+:\d+)")
         self.port = int(self.url.rpartition(":")[2])
 
-    def _wait_for_address(self) -> str:
+    def logged(self, pattern: str) -> str:
+        """Wait until a line of the log has `pattern`, and return its first group."""
+
+        def find() -> str | None:
+            found = (re.search(pattern, str(entry["message"])) for entry in self.log)
+            return next((one[1] for one in found if one), None)
+
+        with self._changed:
+            self._changed.wait_for(lambda: find() or not self._reader.is_alive(), START_TIMEOUT_S)
+            text = find()
+            assert text, f"the server did not say {pattern!r}: {self.log}"
+        return text
+
+    @property
+    def grpc(self) -> str:
+        """The address of its gRPC port."""
+        return self.logged(r"gRPC is served on (\S+)")
+
+    def _read_log(self) -> None:
         assert self.process.stderr
         for line in self.process.stderr:
-            entry = json.loads(line)
-            self.log.append(entry)
-            if found := re.search(r"running on (http://[\d.]+:\d+)", str(entry["message"])):
-                return found[1]
-        raise AssertionError(f"the server ended with {self.process.wait()}: {self.log}")
+            with self._changed:
+                self.log.append(json.loads(line) if line.startswith("{") else {"message": line})
+                self._changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()
 
     def wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -59,29 +82,36 @@ class Server:
             text: str = response.read().decode()
             return text
 
-    def metric(self, name: str) -> float:
-        """The sum of all series of `name`."""
+    def metric(self, name: str, label: str = "") -> float:
+        """The sum of all series of `name` that have `label`, such as `worker="0"`."""
         lines = [line for line in self.get("/metrics").splitlines() if re.match(rf"{name}[{{ ]", line)]
-        return sum(float(line.rpartition(" ")[2]) for line in lines)
+        return sum(float(line.rpartition(" ")[2]) for line in lines if label in line)
 
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 
     def wait(self) -> int:
         """Wait for the process to end; its whole log is then in `log`."""
-        _, rest = self.process.communicate(timeout=STOP_TIMEOUT_S)
-        self.log += [json.loads(line) for line in rest.splitlines()]
-        return self.process.returncode
+        code = self.process.wait(STOP_TIMEOUT_S)
+        self.close()
+        return code
+
+    def close(self) -> None:
+        """End the process, if it has not ended, and read the rest of its log."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self._reader.join(STOP_TIMEOUT_S)
+        assert self.process.stderr
+        self.process.stderr.close()
 
 
 @contextmanager
-def running_server(**settings: object) -> Iterator[Server]:
+def running_server(*, python: str | Path = sys.executable, **settings: object) -> Iterator[Server]:
     """A server that is ready, and is ended afterwards whatever happens."""
-    server = Server(**settings)
+    server = Server(python=python, **settings)
     try:
         server.wait_until_ready()
         yield server
     finally:
-        if server.process.poll() is None:
-            server.process.kill()
-            server.process.communicate()
+        server.close()

@@ -2,9 +2,14 @@ from __future__ import annotations
 
 import http.client
 import threading
+from pathlib import Path
 
+import grpc
+import numpy as np
 import pytest
 
+from service.protocols.open_inference.grpc import open_inference_pb2 as pb
+from tests.bundles import HEIGHT, WIDTH, make_bundle, slow_graph
 from tests.e2e.pictures import made_up_png
 from tests.e2e.server import Server, running_server
 
@@ -48,11 +53,14 @@ class Client(threading.Thread):
         self.lost.append("the server never ended")
 
 
+pytestmark = pytest.mark.parametrize("workers", [1, 2], ids=["alone", "two workers"])
+
+
 @pytest.mark.parametrize(
     ("keep_alive", "delay_s"), [(False, 0), (True, 0.5)], ids=["fresh connections", "kept connections, with a delay"]
 )
-def test_sigterm_under_load_loses_no_request_and_exits_with_0(keep_alive: bool, delay_s: float) -> None:
-    with running_server(drain_delay_s=delay_s) as server:
+def test_sigterm_under_load_loses_no_request_and_exits_with_0(workers: int, keep_alive: bool, delay_s: float) -> None:
+    with running_server(workers=workers, drain_delay_s=delay_s) as server:
         clients = [Client(server, keep_alive=keep_alive) for _ in range(8)]
         for client in clients:
             client.start()
@@ -67,8 +75,26 @@ def test_sigterm_under_load_loses_no_request_and_exits_with_0(keep_alive: bool, 
         assert code == 0
 
 
-def test_while_it_drains_readiness_is_off_and_requests_are_answered() -> None:
-    with running_server(drain_delay_s=3) as server:
+def test_grpc_calls_that_were_accepted_are_answered(workers: int, tmp_path: Path) -> None:
+    make_bundle(tmp_path, graph=slow_graph(), batching={"max_batch_size": 1})
+    pixels = np.full((1, 1, HEIGHT, WIDTH), 0.5, np.float32)
+    tensor = pb.ModelInferRequest.InferInputTensor(name="image", datatype="FP32", shape=pixels.shape)
+    request = pb.ModelInferRequest(model_name="tiny", inputs=[tensor], raw_input_contents=[pixels.tobytes()])
+    with running_server(models=tmp_path, workers=workers) as server, grpc.insecure_channel(server.grpc) as channel:
+        infer = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            request_serializer=pb.ModelInferRequest.SerializeToString,
+            response_deserializer=pb.ModelInferResponse.FromString,
+        )
+        calls = [infer.future(request, timeout=60) for _ in range(24)]
+        calls[0].result()
+        server.terminate()
+        assert all(call.result().outputs[0].name == "logits" for call in calls)
+        assert server.wait() == 0
+
+
+def test_while_it_drains_readiness_is_off_and_requests_are_answered(workers: int) -> None:
+    with running_server(workers=workers, drain_delay_s=3) as server:
         server.terminate()
         while (ready := readiness(server))[0] == 200:
             pass
@@ -84,8 +110,8 @@ def test_while_it_drains_readiness_is_off_and_requests_are_answered() -> None:
         assert server.wait() == 0
 
 
-def test_a_second_signal_ends_it_at_once() -> None:
-    with running_server(drain_delay_s=60) as server:
+def test_a_second_signal_ends_it_at_once(workers: int) -> None:
+    with running_server(workers=workers, drain_delay_s=60) as server:
         server.terminate()
         while readiness(server)[0] == 200:
             pass

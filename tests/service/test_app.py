@@ -11,8 +11,9 @@ import onnxruntime as ort
 import pytest
 from starlette.testclient import TestClient
 
-from service.app import create_app, load_options
-from service.runtime.devices import cpu_quota
+from service.app import create_app
+from service.machine import cpu_quota
+from service.repository.bundle import LoadOptions
 from service.settings import Settings
 from tests.bundles import make_bundle
 from tests.conftest import start
@@ -54,7 +55,7 @@ def test_a_device_that_is_not_there_keeps_the_app_from_being_made(models: Path) 
 
 
 def test_bundles_are_loaded_as_the_settings_say() -> None:
-    options = load_options(Settings(device="cpu", threads=3, max_batch_rows=7, max_pixels=11))
+    options = LoadOptions.of(Settings(device="cpu", threads=3, max_batch_rows=7, max_pixels=11))
     assert options.providers == ("CPUExecutionProvider",)
     assert options.threads == 3
     assert options.max_batch_rows == 7
@@ -62,7 +63,7 @@ def test_bundles_are_loaded_as_the_settings_say() -> None:
 
 
 def test_unless_told_otherwise_a_model_has_the_threads_that_this_process_may_use_and_eight_at_most() -> None:
-    assert load_options(Settings()).threads == min(cpu_quota(), 8)
+    assert LoadOptions.of(Settings()).threads == min(cpu_quota(), 8)
 
 
 def test_the_documentation_page_needs_no_other_server(client: TestClient) -> None:
@@ -90,9 +91,17 @@ def test_the_openapi_description_has_every_route_and_what_it_takes(client: TestC
         "/v2/models/{model}",
         "/v2/models/{model}/ready",
         "/v2/models/{model}/infer",
+        "/v2/models/{model}/config",
+        "/v2/models/{model}/stats",
+        "/v2/models/stats",
         "/v2/models/{model}/versions/{version}",
         "/v2/models/{model}/versions/{version}/ready",
         "/v2/models/{model}/versions/{version}/infer",
+        "/v2/models/{model}/versions/{version}/config",
+        "/v2/models/{model}/versions/{version}/stats",
+        "/v2/repository/index",
+        "/v2/repository/models/{model}/load",
+        "/v2/repository/models/{model}/unload",
     }
     taken = described["paths"]["/predict/{model}"]["post"]["requestBody"]["content"]
     assert set(taken) == {"image/*", "application/octet-stream", "multipart/form-data", "application/json"}

@@ -235,10 +235,19 @@ def test_serving_a_folder_that_is_not_there_is_a_failure_that_names_the_setting(
 
 
 @pytest.mark.usefixtures("_logging_as_it_was")
-def test_serving_at_a_port_that_is_taken_is_a_failure(models: Path, run: Run) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(SystemExit) as ended:
-        run("serve", "--port", str(listener.getsockname()[1]))
-    assert ended.value.code not in {0, None}
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_serving_at_a_port_that_is_taken_is_a_failure(workers: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INFERD_GRPC_PORT", "")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        arguments = ("serve", "--workers", workers, "--port", str(listener.getsockname()[1]))
+        if workers == "1":
+            with pytest.raises(SystemExit) as ended:  # uvicorn's way
+                run(*arguments)
+            assert ended.value.code not in {0, None}
+        else:
+            code, _, err = run(*arguments)
+            assert code == 1
+            assert "can't listen on 127.0.0.1" in err
 
 
 # The command itself

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from service.settings import ENV_PREFIX, Settings
 
@@ -12,8 +12,17 @@ OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 VALUES: dict[str, tuple[str, object]] = {
     "host": ("0.0.0.0", "0.0.0.0"),
     "port": ("9000", 9000),
+    "grpc_port": ("9002", 9002),
     "metrics_port": ("9001", 9001),
+    "workers": ("3", 3),
     "models": ("/srv/models", Path("/srv/models")),
+    "model_control": ("explicit", "explicit"),
+    "load_at_start": ("a,b", "a,b"),
+    "version_policy": ("latest", "latest"),
+    "poll_s": ("0.5", 0.5),
+    "load_timeout_s": ("60", 60.0),
+    "let_go_timeout_s": ("0", 0.0),
+    "admin_key": ("secret", SecretStr("secret")),
     "device": ("cuda", "cuda"),
     "tensorrt": ("true", True),
     "threads": ("3", 3),
@@ -29,7 +38,14 @@ VALUES: dict[str, tuple[str, object]] = {
 }
 BAD_VALUES = {
     "port": ["-1", "65536", "http", ""],
+    "grpc_port": ["-1", "65536", "http"],
     "metrics_port": ["-1", "65536", "http"],
+    "workers": ["0", "-1", "65", "many", ""],
+    "model_control": ["always", ""],
+    "version_policy": ["newest"],
+    "poll_s": ["0", "-1", "soon"],
+    "load_timeout_s": ["0"],
+    "let_go_timeout_s": ["-1"],
     "device": ["gpu", "CUDA", ""],
     "tensorrt": ["perhaps"],
     "threads": ["-1", "257", "1.5"],
@@ -87,7 +103,20 @@ def test_a_bad_value_is_refused_by_its_name(name: str, text: str, monkeypatch: p
     monkeypatch.setenv(f"{ENV_PREFIX}{name.upper()}", text)
     with pytest.raises(ValidationError) as caught:
         Settings()
-    assert [problem["loc"] for problem in caught.value.errors()] == [(name,)]
+    assert {problem["loc"][0] for problem in caught.value.errors()} == {name}
+
+
+@pytest.mark.parametrize("name", ["grpc_port", "metrics_port", "admin_key"])
+def test_an_empty_variable_stands_for_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{ENV_PREFIX}{name.upper()}", "")
+    assert getattr(Settings(), name) is None
+
+
+def test_settings_reach_another_process_whole_and_the_key_is_in_no_text_of_them() -> None:
+    settings = Settings(admin_key=SecretStr("top-secret"), grpc_port=None, workers=2, models=Path("/srv"))
+    assert Settings.from_json(settings.to_json()) == settings
+    assert "top-secret" not in f"{settings} {settings!r} {settings.model_dump_json()}"
+    assert Settings.from_json(Settings().to_json()) == Settings()
 
 
 def test_what_is_given_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,13 @@ def render_card(
         pictures: file names in the bundle, by caption.
         tables: Markdown tables, by heading.
         notices: texts that licences of data and weights oblige to pass on.
+
+    Raises:
+        ValueError: the manifest has no provenance.
     """
     origin = manifest.provenance
+    if origin is None:
+        raise ValueError("a card says where a model comes from, and this manifest does not")
     facts = [
         f"- task: `{manifest.task}`, served at `/predict/{name}`",
         f"- parameters: {manifest.parameters:,}",

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.batching.batcher import Batcher
-from service.batching.policy import LatencyProfile, Limits
+from service.batching.policy import TIMER_TICK_S, LatencyProfile, Limits
 from service.batching.records import Answer, BatchReport
 from service.errors import (
     BadInput,
@@ -274,13 +274,15 @@ def test_results_are_views_of_the_runs_outputs() -> None:
 )
 def test_requests_that_cannot_be_joined_run_apart(other: np.ndarray[Any, Any]) -> None:
     async def scenario() -> None:
-        batcher = batcher_of(Model())
+        model = Model()
+        batcher = batcher_of(model)
         inputs = [rows(1), {"x": other}, rows(2)]
         answers = await asyncio.gather(*(batcher.submit(each, 1) for each in inputs))
-        for answer, each in zip(answers, inputs, strict=True):
+        for answer, each, batch_rows in zip(answers, inputs, (2, 1, 2), strict=True):
             check(answer, each)
             assert answer.outputs["doubled"].dtype == each["x"].dtype
-            assert answer.batch_rows == 1
+            assert answer.batch_rows == batch_rows
+        assert model.batches == [2, 1]
 
     run(scenario())
 
@@ -324,16 +326,21 @@ def test_a_full_queue_refuses_and_tells_when_to_retry() -> None:
     run(scenario())
 
 
-def test_a_deadline_that_passes_behind_a_long_run_is_told_at_once() -> None:
+@pytest.mark.parametrize(
+    ("deadline", "told_at"),
+    [(0.5, 0.0), (1.0, TIMER_TICK_S), (1.25, 0.25 + TIMER_TICK_S)],
+    ids=["hopeless from the start", "in time if it ran now", "in time if it ran soon"],
+)
+def test_a_deadline_that_cannot_be_met_behind_a_long_run_is_told_at_once(deadline: float, told_at: float) -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
         model = Model()
         batcher = batcher_of(model)
         running = batcher.submit_nowait(rows(1), 1)
         await a_pass_of_the_loop()
-        late, patient = batcher.submit_nowait(rows(2), 1, 0.5), batcher.submit_nowait(rows(3), 1)
+        late, patient = batcher.submit_nowait(rows(2), 1, deadline), batcher.submit_nowait(rows(3), 1)
         assert isinstance(await error_of(late), DeadlineExceeded)
-        assert loop.time() == 0.5
+        assert loop.time() == pytest.approx(told_at)
         assert batcher.statistics().queued_rows == 1
         check(await running, rows(1))
         check(await patient, rows(3))
@@ -355,10 +362,37 @@ def test_whatever_cannot_be_in_time_does_not_run(deadline: float) -> None:
     run(scenario())
 
 
+def test_whatever_is_found_late_is_told_before_its_timer() -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        model = Model()
+        batcher = batcher_of(model, INSTANT)
+        late, in_time = batcher.submit_nowait(rows(1), 1, 0.00005), batcher.submit_nowait(rows(2), 1)
+        assert isinstance(await error_of(late), DeadlineExceeded)
+        assert loop.time() == 0.0
+        check(await in_time, rows(2))
+        assert model.batches == [1]
+
+    run(scenario())
+
+
 def test_a_deadline_says_nothing_about_a_run_that_has_begun() -> None:
     async def scenario() -> None:
         batcher = batcher_of(Model(), LatencyProfile(((1, 0.1),)))  # it will take a second, not a tenth
         check(await batcher.submit(rows(1), 1, 0.5), rows(1))
+
+    run(scenario())
+
+
+def test_a_deadline_of_a_model_faster_than_a_timer_is_told_when_it_passes() -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        batcher = batcher_of(Model(), INSTANT, inline_below_s=0.0)  # it will take a second all the same
+        running = batcher.submit_nowait(rows(1), 1)
+        await a_pass_of_the_loop()
+        assert isinstance(await error_of(batcher.submit(rows(2), 1, 0.5)), DeadlineExceeded)
+        assert loop.time() == 0.5
+        check(await running, rows(1))
 
     run(scenario())
 
@@ -369,9 +403,153 @@ def test_deadlines_are_on_the_injected_clock() -> None:
         batcher = batcher_of(Model(), clock=lambda: loop.time() + 1000.0)
         running = batcher.submit_nowait(rows(1), 1, 1001.0)
         await a_pass_of_the_loop()
-        assert isinstance(await error_of(batcher.submit(rows(2), 1, 1000.5)), DeadlineExceeded)
-        assert loop.time() == 0.5
+        assert isinstance(await error_of(batcher.submit(rows(2), 1, 1001.5)), DeadlineExceeded)
+        assert loop.time() == pytest.approx(0.5 + TIMER_TICK_S)
         check(await running, rows(1))
+
+    run(scenario())
+
+
+def test_a_late_request_far_behind_the_next_batch_is_told_too() -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        batcher = batcher_of(Model(), limits=Limits(max_batch_rows=8, max_queue_rows=100, max_queue_s=100.0))
+        in_front = [batcher.submit_nowait(rows(*range(8)), 8) for _ in range(4)]
+        late = batcher.submit_nowait(rows(1), 1, 2.25)
+        assert isinstance(await error_of(late), DeadlineExceeded)
+        assert loop.time() == 1.25 + TIMER_TICK_S
+        assert batcher.statistics().queued_rows == 16
+        await asyncio.gather(*in_front)
+
+    run(scenario())
+
+
+# Priority
+
+
+def test_higher_levels_run_first_and_lower_ones_fill_the_batch() -> None:
+    async def scenario() -> None:
+        model = Model()
+        batcher = batcher_of(model, limits=Limits(max_batch_rows=2, max_queue_rows=16, max_queue_s=100.0))
+        running = batcher.submit_nowait(rows(0), 1)
+        await a_pass_of_the_loop()
+        priorities = [3, 0, 1, 2, 3, 1, 99, 1]
+        futures = [batcher.submit_nowait(rows(n), 1, priority=priority) for n, priority in enumerate(priorities)]
+        for n, answer in enumerate(await asyncio.gather(*futures)):
+            check(answer, rows(n))
+        await running
+        assert [inputs["x"][:, 0].tolist() for inputs in model.seen] == [[0], [2, 5], [7, 1], [3, 6], [0, 4]]
+
+    run(scenario())
+
+
+def test_a_queue_that_is_too_long_for_the_others_takes_a_higher_level() -> None:
+    async def scenario() -> None:
+        model = Model()
+        batcher = batcher_of(model, limits=Limits(max_batch_rows=8, max_queue_rows=24, max_queue_s=1.5))
+        for priority in (1, 2, 3):  # what was served is forgotten
+            await batcher.submit(rows(*range(8)), 8, priority=priority)
+        model.seen.clear()
+        futures = [batcher.submit_nowait(rows(*range(8)), 8, priority=2)]
+        await a_pass_of_the_loop()
+        futures.append(batcher.submit_nowait(rows(*range(8)), 8, priority=2))
+        for priority in (2, 3):
+            with pytest.raises(Overloaded, match="the predicted wait is 2 s"):
+                batcher.submit_nowait(rows(9), 1, priority=priority)
+        futures.append(batcher.submit_nowait(rows(9), 1, priority=1))
+        await asyncio.gather(*futures)
+        assert model.batches == [8, 1, 8]
+        assert model.seen[1]["x"][0, 0] == 9.0
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("priority", [1, 2, 3])
+def test_whoever_leaves_any_level_makes_room(priority: int) -> None:
+    async def scenario() -> None:
+        batcher = batcher_of(Model())
+        running = batcher.submit_nowait(rows(0), 1)
+        await a_pass_of_the_loop()
+        leaves = batcher.submit_nowait(rows(1, 2), 2, priority=priority)
+        others = [batcher.submit_nowait(rows(3), 1, priority=other) for other in (1, 2, 3)]
+        assert (batcher.statistics().queued_requests, batcher.statistics().queued_rows) == (4, 5)
+        leaves.cancel()
+        await a_pass_of_the_loop()
+        assert (batcher.statistics().queued_requests, batcher.statistics().queued_rows) == (3, 3)
+        await asyncio.gather(running, *others)
+
+    run(scenario())
+
+
+# Models without a batch axis
+
+
+def alone(run: Callable[[Arrays], Arrays], model: Model, profile: LatencyProfile = INSTANT) -> Batcher:
+    limits = Limits(max_batch_rows=1, max_queue_rows=60, max_queue_s=100.0)
+    return Batcher(run, profile=profile, limits=limits, run_blocking=model.run_blocking, batched=False)
+
+
+@modest
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from("xyz"), st.lists(st.integers(0, 3), max_size=3).map(np.ones), max_size=2),
+        min_size=1,
+        max_size=8,
+    ),
+    st.sampled_from([ONE_SECOND, INSTANT]),
+)
+def test_without_a_batch_axis_each_request_runs_alone_and_untouched(
+    requests: list[Arrays], profile: LatencyProfile
+) -> None:
+    async def scenario() -> None:
+        seen: list[Arrays] = []
+
+        def identity(inputs: Arrays) -> Arrays:
+            seen.append(inputs)
+            return inputs
+
+        batcher = alone(identity, Model(), profile)
+        answers = await asyncio.gather(*(batcher.submit(inputs, 1) for inputs in requests))
+        assert [id(inputs) for inputs in seen] == [id(inputs) for inputs in requests]
+        for answer, inputs in zip(answers, requests, strict=True):
+            assert answer.outputs is inputs
+            assert answer.batch_rows == 1
+        assert (batcher.statistics().batches, batcher.statistics().rows) == (len(requests), len(requests))
+
+    run(scenario())
+
+
+def test_without_a_batch_axis_order_failures_and_deadlines_are_as_with_one() -> None:
+    async def scenario() -> None:
+        model = Model()
+        seen: list[float] = []
+
+        def halve(inputs: Arrays) -> Arrays:
+            seen.append(float(inputs["x"]))
+            if inputs["x"] == 0:
+                raise ZeroDivisionError("nothing to halve")
+            return {"half": inputs["x"] / 2}
+
+        batcher = alone(halve, model, ONE_SECOND)
+        low, fails, late, high = (
+            batcher.submit_nowait({"x": np.array(value)}, 1, deadline, priority)
+            for value, deadline, priority in ((8.0, None, 3), (0.0, None, 0), (4.0, 1.5, 0), (6.0, None, 1))
+        )
+        assert (await high).outputs["half"] == 3.0
+        assert isinstance(await error_of(late), DeadlineExceeded)
+        assert isinstance(await error_of(fails), RuntimeFailure)
+        assert (await low).outputs["half"] == 4.0
+        assert seen == [6.0, 0.0, 8.0]
+
+    run(scenario())
+
+
+def test_without_a_batch_axis_there_is_one_row_and_no_more() -> None:
+    async def scenario() -> None:
+        with pytest.raises(TooLarge, match="at most 1 rows"):
+            alone(lambda inputs: inputs, Model()).submit_nowait(rows(1, 2), 2)
+        with pytest.raises(ValueError, match="runs 1 row at once, not 8"):
+            batcher_of(Model(), batched=False)
 
     run(scenario())
 
@@ -511,6 +689,48 @@ def test_the_time_of_a_short_run_is_measured_too() -> None:
     run(scenario())
 
 
+class SlowToHandle(dict[str, Any]):
+    """Arrays of which every look at all of them, or at one, takes a while."""
+
+    def __getitem__(self, name: str) -> Any:
+        self._wait()
+        return super().__getitem__(name)
+
+    def items(self) -> Any:
+        self._wait()
+        return super().items()
+
+    def _wait(self) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualClockLoop)
+        loop.advance(0.25)
+
+
+def test_the_time_of_a_batch_is_told_by_its_parts() -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualClockLoop)
+
+        def slow(inputs: Arrays) -> Arrays:
+            loop.advance(4.0)
+            return SlowToHandle({"y": inputs["x"]})
+
+        reports: list[BatchReport] = []
+        batcher = Batcher(
+            slow, profile=INSTANT, limits=LIMITS, run_blocking=Model().run_blocking, on_batch=reports.append
+        )
+        requests = [SlowToHandle(rows(n)) for n in range(2)]
+        answers = await asyncio.gather(*(batcher.submit(inputs, 1) for inputs in requests))
+        await a_pass_of_the_loop()
+        (report,) = reports
+        # Two arrays were joined; the outputs were looked at once to check them, and twice to part them.
+        assert (report.input_s, report.infer_s, report.output_s, report.compute_s) == (0.5, 4.0, 0.75, 5.25)
+        for answer in answers:
+            assert (answer.input_s, answer.infer_s, answer.output_s, answer.compute_s) == (0.5, 4.0, 0.75, 5.25)
+
+    run(scenario())
+
+
 # Draining, and what can be seen from outside
 
 
@@ -573,13 +793,17 @@ callers = st.tuples(
     st.integers(1, 4),  # rows
     st.none() | st.sampled_from([0.5, 1.0, 2.5]),  # patience, as a deadline
     st.none() | st.sampled_from([0.0, 0.3, 1.0, 1.7]),  # patience, as a disconnect
+    st.integers(0, 4),  # priority
+    st.integers(0, 2),  # columns, which make the layout
 )
 
 
 @modest
 @given(st.lists(callers, max_size=20), st.sets(st.integers(0, 6)), st.sampled_from([ONE_SECOND, INSTANT]))
 def test_whatever_happens_everyone_gets_their_own_answer_or_an_error(
-    arrivals: list[tuple[float, int, float | None, float | None]], failing_batches: set[int], profile: LatencyProfile
+    arrivals: list[tuple[float, int, float | None, float | None, int, int]],
+    failing_batches: set[int],
+    profile: LatencyProfile,
 ) -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
@@ -595,20 +819,26 @@ def test_whatever_happens_everyone_gets_their_own_answer_or_an_error(
 
         batcher = Batcher(sometimes_failing, profile=profile, limits=LIMITS, run_blocking=model.run_blocking)
 
-        async def call(number: int, size: int, deadline: float | None, leaves_after_s: float | None) -> None:
-            inputs = rows(*(100 * number + row for row in range(size)))
+        async def call(
+            number: int,
+            size: int,
+            patience: float | None,
+            leaves_after_s: float | None,
+            priority: int,
+            columns: int,
+        ) -> None:
+            inputs = {"x": np.arange(size * columns, dtype=np.float32).reshape(size, columns) + 100 * number}
+            deadline = None if patience is None else loop.time() + patience
             try:
                 async with asyncio.timeout(leaves_after_s):
-                    check(
-                        await batcher.submit(inputs, size, None if deadline is None else loop.time() + deadline), inputs
-                    )
+                    check(await batcher.submit(inputs, size, deadline, priority), inputs)
             except (Overloaded, RuntimeFailure, DeadlineExceeded, TimeoutError):
                 pass
 
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-            for number, (gap, size, deadline, leaves_after_s) in enumerate(arrivals):
+            for number, (gap, size, patience, leaves_after_s, priority, columns) in enumerate(arrivals):
                 await asyncio.sleep(gap)
-                group.create_task(call(number, size, deadline, leaves_after_s))
+                group.create_task(call(number, size, patience, leaves_after_s, priority, columns))
         await batcher.drain()
         now = batcher.statistics()
         assert (now.queued_requests, now.queued_rows, now.running_rows) == (0, 0, 0)

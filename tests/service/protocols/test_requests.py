@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.errors import BadInput, Cancelled
-from service.protocols.requests import while_connected
+from service.protocols.requests import deadline_of, while_connected
 from service.settings import Settings
 from tests import virtual_clock
 from tests.bundles import golden_inputs, logits_of, make_bundle, model_of, slow_graph, weights
@@ -37,7 +38,9 @@ def slow(models: Path) -> Callable[..., None]:
 
     def start(test: Callable[[FastAPI, httpx.AsyncClient], Coroutine[Any, Any, None]], **changes: Any) -> None:
         async def main() -> None:
-            app = create_app(Settings(**{"models": models, "threads": 1, "max_batch_rows": 1, **changes}))
+            app = create_app(
+                Settings(**{"models": models, "threads": 1, "max_batch_rows": 1, "grpc_port": None, **changes})
+            )
             async with running(app) as client:
                 await test(app, client)
 
@@ -249,6 +252,64 @@ def test_work_that_fails_fails_the_request_and_not_the_watching_of_its_client() 
     virtual_clock.run(main())
 
 
+# Priorities
+
+
+def test_a_request_of_a_higher_priority_is_answered_before_those_that_wait(slow: Callable[..., None]) -> None:
+    async def test(app: FastAPI, client: httpx.AsyncClient) -> None:
+        order = []
+
+        async def ask(priority: int) -> None:
+            body = {"inputs": [tensor(golden_inputs(1))], "parameters": {"priority": priority}}
+            answer = await client.post("/v2/models/slow/infer", json=body)
+            assert answer.status_code == 200
+            order.append(priority)
+
+        running_now = asyncio.create_task(ask(0))
+        await until_waiting(app, 0)
+        others = []
+        for waiting, priority in enumerate((3, 0, 1), 1):
+            others.append(asyncio.create_task(ask(priority)))
+            await until_waiting(app, waiting)
+        await asyncio.gather(running_now, *others)
+        assert order == [0, 1, 0, 3]
+
+    slow(test, max_queue_s=60)
+
+
+# Deadlines
+
+
+def asking(timeout: str) -> Request:
+    """Make a request that has so many milliseconds."""
+    headers = [(b"x-request-timeout-ms", timeout.encode("latin-1"))]
+    return Request({"type": "http", "method": "POST", "path": "/", "headers": headers})
+
+
+@pytest.mark.parametrize("text", ["1500", "1500.0", "1500.", "1.5e3", "1.5E+3", "15000e-1"])
+def test_a_deadline_is_a_number_of_milliseconds_from_now(text: str) -> None:
+    before = time.monotonic()
+    deadline = deadline_of(asking(text))
+    assert deadline is not None
+    assert before + 1.5 <= deadline <= time.monotonic() + 1.5
+
+
+def test_without_the_header_there_is_no_deadline() -> None:
+    assert deadline_of(request_of()) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "soon", "0", "-1", "+1", "1_0", "inf", "nan", "1e9", "1e999", "0x10", "1 0", ".", "1e", "\u00b2", "1" * 100],
+)
+def test_what_is_no_number_of_milliseconds_is_refused(text: str) -> None:
+    with pytest.raises(
+        BadInput, match="x-request-timeout-ms must be a positive number of milliseconds, not "
+    ) as refused:
+        deadline_of(asking(text))
+    assert len(str(refused.value)) < 150
+
+
 # The end
 
 
@@ -269,7 +330,7 @@ def test_the_app_may_end_while_its_models_are_being_loaded(models: Path) -> None
         make_bundle(models, name, graph=slow_graph())
 
     async def main() -> None:
-        app = create_app(Settings(models=models, threads=1))
+        app = create_app(Settings(models=models, threads=1, grpc_port=None))
         async with running(app, wait=False):
             pass
         assert [entry.state for entry in app.state.repository.entries()] == ["LOADING"] * 3

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.manifest import read_manifest
-from service.repository.golden import Golden, GoldenMismatch
+from service.repository.golden import Golden, GoldenMismatch, _compare, restored, stored
 from service.runtime.session import OnnxSession
 from tests.bundles import edit, golden_inputs, make_bundle, read_golden, write_golden
 
@@ -21,7 +21,8 @@ def replay(bundle: Path, provider: str = "CPUExecutionProvider") -> None:
     variant = manifest.variants["fp32"]
     session = OnnxSession(bundle, variant.graphs["model"], providers=("CPUExecutionProvider",), threads=1)
     session.provider = provider
-    Golden(bundle, manifest).replay("fp32", variant, "model", session)
+    assert manifest.golden
+    Golden(bundle, manifest.golden).replay("fp32", variant, "model", session)
 
 
 def change(bundle: Path, key: str, by: NDArray[Any] | float) -> None:
@@ -82,3 +83,51 @@ def test_on_another_device_only_the_frameworks_answers_are_held_against_it(model
     change(bundle, FRAMEWORK, 0.5)
     with pytest.raises(GoldenMismatch, match="from PyTorch's"):
         replay(bundle, provider="CUDAExecutionProvider")
+
+
+def test_numbers_that_never_were_any_must_be_none_again_but_only_where_the_graph_said_so_itself(models: Path) -> None:
+    bundle = make_bundle(models)
+    arrays = read_golden(bundle)
+    arrays[RUNTIME][0, 0] = np.nan
+    write_golden(bundle, arrays)
+    with pytest.raises(GoldenMismatch, match="differs by nan"):
+        replay(bundle)
+
+
+@pytest.mark.parametrize("whole", [np.int64(2**62), np.uint64(2**63)])
+def test_whole_numbers_that_no_float_can_tell_apart_are_told_apart(whole: Any) -> None:
+    numbers = np.array([whole, whole])
+    assert _compare(numbers, numbers.copy(), 0.5, nan_is_nan=True) is None
+    assert _compare(numbers, numbers + type(whole)(1), 0.5, nan_is_nan=True) == "differs by 1, allowed is 0.5"
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "same"),
+    [
+        ([np.nan, 1], [np.nan, 1], True),
+        ([np.nan, 1], [1, np.nan], False),
+        ([np.inf, -np.inf], [np.inf, -np.inf], True),
+        ([np.inf], [-np.inf], False),
+        ([np.inf], [1], False),
+        ([1], [np.inf], False),
+        ([], [], True),
+        (1.0, 1.05, True),
+        (1.0, 1.15, False),
+    ],
+)
+def test_what_is_no_number_equals_only_itself(found: object, expected: object, same: bool) -> None:
+    one, other = np.array(found, np.float32), np.array(expected, np.float32)
+    assert (_compare(one, other, 0.1, nan_is_nan=True) is None) is same
+    if np.isnan(one).any():
+        assert _compare(one, other, 0.1, nan_is_nan=False) == "differs by nan, allowed is 0.1"
+
+
+@pytest.mark.parametrize("text", ["", "h\u00e9", "ends with nothing\x00", "\x00", "a\x00b"])
+def test_texts_are_kept_and_compared(text: str) -> None:
+    texts = np.array([text, "longer than that"], object)
+    kept = stored(texts)
+    assert kept.dtype.kind == "U"
+    assert restored(kept, "BYTES").dtype == object
+    assert restored(kept, "BYTES").tolist() == [text.rstrip("\x00"), "longer than that"]
+    assert _compare(texts, restored(kept, "BYTES"), 1.0, nan_is_nan=True) is None
+    assert _compare(texts, np.array(["b", "longer than that"], object), 1.0, nan_is_nan=True) == "has other texts"

@@ -162,8 +162,17 @@ DAMAGES: dict[str, tuple[Damage, str, str]] = {
         "model.onnx",
         "has sha256 [0-9a-f]{64}, the manifest says 0{64}",
     ),
-    "no-manifest": (lambda at: (at / "manifest.json").unlink(), "manifest.json", r"can't be read \(No such file"),
-    "newer": (lambda at: edit(at, "schema_version", to=2), "manifest.json", "made by a newer inferd"),
+    "no-manifest": (
+        lambda at: (at / "manifest.json").unlink(),
+        "manifest.json",
+        "is missing.* there is also golden.npz, model.int8.onnx$",
+    ),
+    "no-manifest-nor-graph": (
+        lambda at: [(at / name).unlink() for name in ("manifest.json", "model.onnx")],
+        "manifest.json",
+        r"can't be read \(No such file",
+    ),
+    "newer": (lambda at: edit(at, "schema_version", to=3), "manifest.json", "made by a newer inferd"),
     "unknown-key": (lambda at: edit(at, "surprise", to=1), "manifest.json", "surprise: Extra inputs are not permitted"),
     "path-leaves": (
         lambda at: edit(at, *GRAPH, "file", to="../1/model.onnx"),
@@ -187,7 +196,7 @@ DAMAGES: dict[str, tuple[Damage, str, str]] = {
     "unknown-task": (
         lambda at: edit(at, "task", to="mind-reading"),
         "manifest.json",
-        "task 'mind-reading' is none of image-classification",
+        "task 'mind-reading' is none of image-classification, tensors",
     ),
     "other-role": (
         lambda at: edit(

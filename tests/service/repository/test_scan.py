@@ -61,6 +61,31 @@ def test_files_among_the_folders_are_passed_over(models: Path) -> None:
     assert found(models, "a/2") == [("a", 2)]
 
 
+def test_a_graph_without_a_manifest_is_told_from_a_bundle(models: Path) -> None:
+    assert found(models, "bare/1", "bundle/1", "empty/1", "lost/1")
+    for name in ("bare", "bundle", "lost"):
+        (models / name / "1" / "model.onnx").write_bytes(b"")
+    (models / "bundle" / "1" / "manifest.json").write_bytes(b"")
+    (models / "lost" / "1" / "manifest.json").symlink_to(models / "nowhere")
+    assert {one.name: one.is_bare for one in scan(models)} == {
+        "bare": True,
+        "bundle": False,
+        "empty": False,
+        "lost": False,
+    }
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look into every folder")
+def test_a_folder_that_may_not_be_looked_into_is_no_bare_graph(models: Path) -> None:
+    assert found(models, "closed/1")
+    (folder,) = scan(models)
+    folder.path.chmod(0)
+    try:
+        assert not folder.is_bare
+    finally:
+        folder.path.chmod(0o755)
+
+
 def test_an_empty_folder_has_no_bundles(models: Path) -> None:
     assert found(models) == []
 

@@ -129,7 +129,7 @@ def test_a_tensor_that_lies_in_another_file_is_found_wherever_it_hides(tmp_path:
 )
 def test_a_model_in_one_file_is_read_as_it_is(tmp_path: Path, model: onnx.ModelProto) -> None:
     content = written(tmp_path, model)
-    assert read_onnx(tmp_path, "model.onnx") == content
+    assert read_onnx(tmp_path, "model.onnx").content == content
 
 
 def test_a_tensor_in_another_file_is_found_as_deep_as_models_can_be_nested(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,20 @@ from service.errors import BundleRefused, NotReady, RuntimeFailure
 from service.manifest import Graph
 from service.runtime.session import OnnxSession
 from service.tensors import DTYPES
-from tests.bundles import HEIGHT, WIDTH, golden_inputs, logits_of, model_of, tiny_graph, weights
+from tests.bundles import (
+    HEIGHT,
+    WIDTH,
+    golden_inputs,
+    graph_of,
+    identities_graph,
+    identity_graph,
+    logits_of,
+    lookup_graph,
+    model_of,
+    tiny_graph,
+    weights,
+)
+from tests.bundles import tensor as onnx_tensor
 
 CPU = ("CPUExecutionProvider",)
 IMAGE = {"name": "image", "datatype": "FP32", "shape": ["batch", 1, HEIGHT, WIDTH]}
@@ -219,7 +233,138 @@ def test_a_broken_graph_is_refused_whatever_was_preferred(tmp_path: Path) -> Non
             session_of(tmp_path, broken, insist=insist)
 
 
-def test_every_datatype_that_numpy_has_is_as_wide_as_its_name_says() -> None:
-    for name, dtype in DTYPES.items():
-        bits = 8 if name == "BOOL" else int(name.lstrip("UINTFP"))
-        assert 8 * dtype.itemsize == bits
+# Datatypes
+
+
+SOME = {
+    "BOOL": [True, False],
+    "UINT8": [0, 255],
+    "UINT16": [0, 2**16 - 1],
+    "UINT32": [0, 2**32 - 1],
+    "UINT64": [0, 2**64 - 1],
+    "INT8": [-128, 127],
+    "INT16": [-(2**15), 2**15 - 1],
+    "INT32": [-(2**31), 2**31 - 1],
+    "INT64": [-(2**63), 2**63 - 1],
+    "FP16": [np.nan, -np.inf],
+    "FP32": [np.nan, 1e-45],
+    "FP64": [-0.0, 1.7e308],
+    "BF16": [np.nan, 1e-40],
+    "BYTES": ["h\u00e9\U0001f600", "ends with nothing\x00"],
+}
+
+
+def as_it_is(folder: Path, model: onnx.ModelProto) -> OnnxSession:
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    return OnnxSession(folder, "model.onnx", providers=CPU, threads=1)
+
+
+@pytest.mark.parametrize("datatype", DTYPES)
+@pytest.mark.parametrize("shape", [(), (0,), (2,), (2, 0), (1, 2), (2, 1, 1)], ids=str)
+def test_an_array_of_any_datatype_and_shape_comes_back_as_it_went_in(
+    tmp_path: Path, datatype: str, shape: tuple[int, ...]
+) -> None:
+    session = as_it_is(tmp_path, identity_graph(datatype, None))
+    given = np.resize(np.array(SOME[datatype], DTYPES[datatype]), shape)
+    found = session.run({"x": given})["y"]
+    assert (found.dtype, found.shape) == (given.dtype, given.shape)
+    assert found.tolist() == given.tolist() if datatype == "BYTES" else found.tobytes() == given.tobytes()
+
+
+@pytest.mark.parametrize("datatype", DTYPES)
+def test_an_array_need_not_lie_in_one_piece(tmp_path: Path, datatype: str) -> None:
+    session = as_it_is(tmp_path, identity_graph(datatype, None))
+    given = np.array([[0, 1, 1], [1, 0, 1]]).astype(DTYPES[datatype])
+    if datatype == "BYTES":
+        given = np.array([["a", "b", "c"], ["d", "e", "f"]], object)
+    for part in (given.T, given[:, ::2], given[::-1]):
+        np.testing.assert_array_equal(session.run({"x": part})["y"].astype(object), part.astype(object))
+
+
+def test_every_bit_of_bf16_survives(tmp_path: Path) -> None:
+    session = as_it_is(tmp_path, identity_graph("BF16", ["n"]))
+    every = np.arange(2**16).astype(np.uint16)
+    found = session.run({"x": every.view(DTYPES["BF16"])})["y"]
+    np.testing.assert_array_equal(found.view(np.uint16), every)
+
+
+def test_an_answer_in_bf16_outlives_its_run(tmp_path: Path) -> None:
+    session = as_it_is(tmp_path, identity_graph("BF16", ["n"]))
+    answers = [session.run({"x": np.full(1000, number).astype(DTYPES["BF16"])})["y"] for number in range(50)]
+    assert all((answer == number).all() for number, answer in enumerate(answers))
+
+
+def test_bf16_goes_in_beside_other_datatypes_and_other_datatypes_come_out_beside_it(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Cast", ["half"], ["wide"], to=TensorProto.FLOAT),
+        helper.make_node("Identity", ["text"], ["said"]),
+    ]
+    model = graph_of(
+        nodes,
+        [onnx_tensor("half", "BF16", ["n"]), onnx_tensor("text", "BYTES", ["n"])],
+        [onnx_tensor("wide", "FP32", ["n"]), onnx_tensor("said", "BYTES", ["n"])],
+    )
+    half = np.array([1.5, 2]).astype(DTYPES["BF16"])
+    found = as_it_is(tmp_path, model).run({"half": half, "text": np.array(["a", "b"], object)})
+    assert {name: array.tolist() for name, array in found.items()} == {"wide": [1.5, 2], "said": ["a", "b"]}
+
+    nodes = [
+        helper.make_node("Cast", ["wide"], ["half"], to=TensorProto.BFLOAT16),
+        helper.make_node("Constant", [], ["said"], value_strings=["a", "b"]),
+    ]
+    model = graph_of(
+        nodes,
+        [onnx_tensor("wide", "FP32", ["n"])],
+        [onnx_tensor("half", "BF16", ["n"]), onnx_tensor("said", "BYTES", [2])],
+    )
+    found = as_it_is(tmp_path, model).run({"wide": np.array([1.5], np.float32)})
+    assert found["half"].tolist() == [1.5]
+    assert found["said"].tolist() == ["a", "b"]
+
+
+def test_a_graph_from_texts_to_bf16_is_refused_with_the_reason(tmp_path: Path) -> None:
+    model = identities_graph({"text": ("BYTES", ["n"]), "half": ("BF16", ["n"])})
+    with pytest.raises(BundleRefused, match=r"model\.onnx: takes BYTES and answers BF16: ONNX Runtime's Python can't"):
+        as_it_is(tmp_path, model)
+
+
+@pytest.mark.parametrize("datatype", ["BF16", "FP32", "BYTES"])
+def test_an_array_of_another_datatype_fails_with_the_files_name(tmp_path: Path, datatype: str) -> None:
+    session = as_it_is(tmp_path, identity_graph(datatype, ["n"]))
+    for wrong in (np.array([1], np.uint16), "no array", np.array([1], np.int64)):
+        with pytest.raises(RuntimeFailure, match=r"model\.onnx: ONNX Runtime failed"):
+            session.run({"x": wrong})  # type: ignore[dict-item]
+
+
+def test_a_run_that_fails_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    session = as_it_is(tmp_path, lookup_graph())
+    with pytest.raises(RuntimeFailure, match="indices element out of data bounds"):
+        session.run({"index": np.array([9])})
+    printed = capfd.readouterr()
+    assert printed.out == printed.err == ""
+
+
+# A graph that is asked itself
+
+
+def test_a_graph_may_be_asked_what_its_tensors_are(tmp_path: Path) -> None:
+    session = as_it_is(tmp_path, lookup_graph())
+    assert session.graph.file == "model.onnx"
+    assert [(one.name, one.datatype, one.shape) for one in session.graph.inputs] == [("index", "INT64", ("batch",))]
+    assert [(one.name, one.datatype, one.shape) for one in session.graph.outputs] == [("row", "FP32", ("batch", 3))]
+    assert session.parameters == 4 * 3 + 1
+
+
+def test_a_rank_that_the_manifest_does_not_know_fits_any(tmp_path: Path) -> None:
+    image, logits = {**IMAGE, "shape": None}, {**LOGITS, "shape": None}
+    session = session_of(tmp_path, inputs=[image], outputs=[logits])
+    assert session.run({"image": golden_inputs()})["logits"].shape == (5, 3)
+    with pytest.raises(BundleRefused, match=r"output 'logits' is FP32 .* the manifest says FP64"):
+        session_of(tmp_path, inputs=[image], outputs=[{**logits, "datatype": "FP64"}])
+
+
+def test_a_session_ends_with_its_last_name(tmp_path: Path) -> None:
+    session = session_of(tmp_path)
+    gone = weakref.ref(session)
+    del session
+    assert gone() is None  # not when the garbage collector comes by: the graph's memory is a lot

@@ -1,0 +1,39 @@
+"""How much of the machine this process may use: its cores and its memory, where containers cut them."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def cpu_quota(cgroup: Path = _CGROUP) -> int:
+    """Cores that this process may use, at least 1: its affinity mask, cut by the CPU quota of its cgroup (v2 or v1)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_quota(cgroup)
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def memory_limit(cgroup: Path = _CGROUP) -> int:
+    """Bytes that this process may use: the machine's memory, cut by the limit of its cgroup (v2 or v1)."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            return min(machine, int((cgroup / name).read_text()))
+        except (OSError, ValueError):
+            continue  # there is no such cgroup, or it says "max"
+    return machine
+
+
+def _cgroup_quota(cgroup: Path) -> float | None:
+    try:
+        if (cgroup / "cpu.max").is_file():
+            quota, period = (cgroup / "cpu.max").read_text().split()
+            return None if quota == "max" else int(quota) / int(period)
+        quota_us = int((cgroup / "cpu" / "cpu.cfs_quota_us").read_text())
+        period_us = int((cgroup / "cpu" / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError):
+        return None
+    return quota_us / period_us if quota_us > 0 else None

@@ -1,0 +1,53 @@
+"""The processes that inferd starts for itself: workers, and those in which bundles are tried."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import sys
+
+from service.observability import configure_logging
+from service.repository.bundle import LoadOptions, load_bundle
+from service.settings import Settings
+from service.workers.trial import Try, answer_trial
+
+
+def main() -> int:
+    """Run as what the command line says, with settings from standard input."""
+    parser = argparse.ArgumentParser()
+    kinds = parser.add_subparsers(required=True)
+    worker = kinds.add_parser("worker")
+    worker.add_argument("--index", type=int, required=True)
+    worker.add_argument("--descriptors", required=True)
+    worker.set_defaults(run=_work)
+    kinds.add_parser("trial").set_defaults(run=_try)
+    given = parser.parse_args()
+    try:
+        code: int = given.run(given)
+    except (OSError, ValueError) as error:
+        print(f"inferd: {error}", file=sys.stderr)
+        return 1
+    return code
+
+
+def _work(given: argparse.Namespace) -> int:
+    from service.serving import serve_as_worker  # a trial takes half the time without what serves
+
+    settings = Settings.from_json(sys.stdin.buffer.read())
+    configure_logging(settings.log_level, worker=given.index)
+    control, *listeners = (socket.socket(fileno=int(one)) for one in given.descriptors.split(","))
+    return serve_as_worker(settings, control, listeners)
+
+
+def _try(_: argparse.Namespace) -> int:
+    def make_try(settings: Settings) -> Try:
+        configure_logging(settings.log_level)
+        options = LoadOptions.of(settings)
+        return lambda folder: load_bundle(folder, options).measure_latency()
+
+    answer_trial(sys.stdin.buffer, sys.stdout.buffer, make_try)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

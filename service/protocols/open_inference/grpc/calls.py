@@ -1,0 +1,188 @@
+"""What happens around every call, once: it gets an id and a deadline, its errors get a status, and it is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from grpc import StatusCode
+
+from service.errors import BadInput, InferdError
+from service.metrics import Metrics
+from service.observability import identity_of, request_id
+from service.protocols.open_inference.grpc.errors import (
+    UNEXPECTED,
+    MessageTooLarge,
+    details_of,
+    status_of,
+    trailers_of,
+)
+
+logger = logging.getLogger(__name__)
+access = logging.getLogger("inferd.access")
+
+PROTOCOL = "grpc"
+"""What metrics call it."""
+
+T = TypeVar("T")
+M = TypeVar("M", bound=Message)
+
+
+@dataclass(slots=True)
+class Call:
+    """What a handler may know of its call, and say beside its answer.
+
+    Attributes:
+        metadata: what the client sent beside its request; of a name that came twice, the last.
+        size: of the request in bytes; of a stream it is 0.
+        deadline: when the client gives up, on the clock of `time.monotonic`.
+        max_answer_bytes: how large a message may go back.
+        trailers: what goes back beside the answer.
+    """
+
+    metadata: Mapping[str, str | bytes]
+    size: int
+    deadline: float | None
+    max_answer_bytes: int
+    trailers: list[tuple[str, str]] = field(default_factory=list)
+
+    def text(self, name: str) -> str | None:
+        """The metadata called `name`, if it is there and a text."""
+        value = self.metadata.get(name)
+        return value if isinstance(value, str) else None
+
+    def serialize(self, answer: Message) -> bytes:
+        """Encode a message.
+
+        Raises:
+            MessageTooLarge: it is larger than may be sent.
+        """
+        message: bytes = answer.SerializeToString()
+        if len(message) > self.max_answer_bytes:
+            raise MessageTooLarge(
+                f"the answer is a message of {len(message)} bytes; it may have {self.max_answer_bytes} at most "
+                "(INFERD_MAX_BODY_BYTES)"
+            )
+        return message
+
+
+@dataclass(frozen=True, slots=True)
+class Duplex:
+    """Both directions of a stream, as bytes.
+
+    Attributes:
+        read: waits for the next message; None when the client sends no more.
+        write: sends a message; only one at a time.
+    """
+
+    read: Callable[[], Awaitable[bytes | None]]
+    write: Callable[[bytes], Awaitable[None]]
+
+
+UnaryHandler: TypeAlias = Callable[[Any, Call], Awaitable[Message]]
+StreamHandler: TypeAlias = Callable[[Duplex, Call], Awaitable[None]]
+
+
+class Calls:
+    """Makes of handlers, which know no gRPC, what gRPC calls.
+
+    Args:
+        metrics: where calls are counted.
+        max_message_bytes: how large a message may be.
+        access_log: whether every call is logged, or only those that fail by our fault.
+    """
+
+    def __init__(self, metrics: Metrics, *, max_message_bytes: int, access_log: bool) -> None:
+        self._metrics = metrics
+        self._max_message_bytes = max_message_bytes
+        self._access_log = access_log
+
+    def unary(self, method: str, request_type: type[Message], handler: UnaryHandler) -> grpc.RpcMethodHandler:
+        """Make a method of one request and one answer."""
+
+        async def answer(body: bytes, context: grpc.aio.ServicerContext) -> bytes:
+            async def work(call: Call) -> bytes:
+                return call.serialize(await handler(parse(request_type, body), call))
+
+            return await self._observed(method, context, len(body), work)
+
+        # Without serializers of gRPC's own, a body that is no such message is answered as every other mistake is.
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+    def stream(self, method: str, handler: StreamHandler) -> grpc.RpcMethodHandler:
+        """Make a method of many requests and many answers."""
+
+        async def answer(_: object, context: grpc.aio.ServicerContext) -> None:
+            duplex = Duplex(partial(_read, context), context.write)
+            await self._observed(method, context, 0, partial(handler, duplex))
+
+        return grpc.stream_stream_rpc_method_handler(answer)
+
+    async def _observed(
+        self, method: str, context: grpc.aio.ServicerContext, size: int, work: Callable[[Call], Awaitable[T]]
+    ) -> T:
+        started = time.perf_counter()
+        remaining_s = context.time_remaining()
+        call = Call(
+            metadata=dict(context.invocation_metadata() or ()),
+            size=size,
+            deadline=None if remaining_s is None else time.monotonic() + remaining_s,
+            max_answer_bytes=self._max_message_bytes,
+        )
+        identity = identity_of(call.text("x-request-id"))
+        request_id.set(identity)  # each call has a context of its own, so nothing needs to be put back
+        call.trailers.append(("x-request-id", identity))
+        code = StatusCode.INTERNAL
+        try:
+            answer = await work(call)
+            code = StatusCode.OK
+            context.set_trailing_metadata(tuple(call.trailers))
+            return answer
+        except InferdError as error:
+            code = status_of(error)
+            if code is StatusCode.INTERNAL:
+                logger.error("a request failed: %s", error, exc_info=error.__cause__)
+            await context.abort(code, details_of(error), (*call.trailers, *trailers_of(error)))
+            raise AssertionError("abort raises") from error
+        except asyncio.CancelledError:
+            code = StatusCode.DEADLINE_EXCEEDED if context.time_remaining() == 0 else StatusCode.CANCELLED
+            raise
+        except Exception:
+            logger.exception("a request failed unexpectedly")
+            await context.abort(StatusCode.INTERNAL, UNEXPECTED, tuple(call.trailers))
+            raise AssertionError("abort raises") from None
+        finally:
+            self._metrics.count_request(PROTOCOL, code.name)
+            if self._access_log or code is StatusCode.INTERNAL:
+                _log(method, code, time.perf_counter() - started)
+
+
+def parse(request_type: type[M], body: bytes) -> M:
+    """Decode a message.
+
+    Raises:
+        BadInput: it is none of this type.
+    """
+    try:
+        request: M = request_type.FromString(body)
+    except DecodeError as error:
+        raise BadInput(f"the message must be an inference.{request_type.DESCRIPTOR.name}: {error}") from error
+    return request
+
+
+async def _read(context: grpc.aio.ServicerContext) -> bytes | None:
+    message = await context.read()
+    return None if message is grpc.aio.EOF else message
+
+
+def _log(method: str, code: StatusCode, seconds: float) -> None:
+    fields = {"method": method, "status": code.name, "duration_ms": round(1000 * seconds, 3)}
+    level = logging.ERROR if code is StatusCode.INTERNAL else logging.INFO
+    access.log(level, "gRPC %s %s", method, code.name, extra={"fields": fields})

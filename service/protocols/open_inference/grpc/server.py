@@ -1,0 +1,136 @@
+"""The gRPC server of one process: it listens, answers, and ends without losing what it accepted."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from service.metrics import Metrics
+from service.protocols.open_inference.grpc.calls import Calls
+from service.protocols.open_inference.grpc.health import SERVICE, Health
+from service.protocols.open_inference.grpc.service import InferenceService
+from service.protocols.open_inference.grpc.streams import Streams
+from service.repository.control import Control
+from service.repository.repository import Repository
+from service.security import AdminKey
+
+logger = logging.getLogger(__name__)
+
+ENVELOPE_BYTES = 64 * 1024
+"""What a message may have beside tensors that are as large as a body may be: names, shapes, parameters."""
+
+_MOST_CALLS = 4096
+_MOST_CALLS_A_CONNECTION = 1024
+_MOST_IN_A_STREAM = 64
+
+_CONNECTIONS = {
+    "grpc.max_concurrent_streams": _MOST_CALLS_A_CONNECTION,
+    "grpc.max_connection_idle_ms": 600_000,
+    # A peer that is gone without a word is found within a minute and a half, whether or not a call is open.
+    "grpc.keepalive_time_ms": 60_000,
+    "grpc.keepalive_timeout_ms": 20_000,
+    "grpc.keepalive_permit_without_calls": 1,
+    # Clients may ping as often as every ten seconds; those that do so more often are turned away.
+    "grpc.http2.min_ping_interval_without_data_ms": 10_000,
+}
+
+
+class GrpcServer:
+    """The Open Inference Protocol, health and reflection on one port.
+
+    Args:
+        repository: the models.
+        control: the server as a whole.
+        admin: the key that opens control.
+        metrics: where calls are counted.
+        version: of inferd.
+        host: address to listen on.
+        port: TCP port; 0 takes a free one.
+        max_body_bytes: how large the tensors of one message may be; a message may be `ENVELOPE_BYTES` larger, before
+            and after decompression, in both directions.
+        share_port: whether other processes may listen on the same port and get their share of its connections.
+        access_log: whether every call is logged.
+    """
+
+    def __init__(
+        self,
+        *,
+        repository: Repository,
+        control: Control,
+        admin: AdminKey,
+        metrics: Metrics,
+        version: str,
+        host: str,
+        port: int,
+        max_body_bytes: int,
+        share_port: bool = True,
+        access_log: bool = False,
+    ) -> None:
+        self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        max_message_bytes = max_body_bytes + ENVELOPE_BYTES
+        self._options = {
+            **_CONNECTIONS,
+            "grpc.max_receive_message_length": max_message_bytes,
+            "grpc.max_send_message_length": max_message_bytes,
+            "grpc.so_reuseport": int(share_port),
+        }
+        self._health = Health(repository)
+        self._streams = Streams(_MOST_IN_A_STREAM)
+        self._service = InferenceService(
+            repository=repository, control=control, admin=admin, version=version, streams=self._streams
+        )
+        self._calls = Calls(metrics, max_message_bytes=max_message_bytes, access_log=access_log)
+        self._server: grpc.aio.Server | None = None
+        self._stopping: asyncio.Future[None] | None = None
+
+    async def start(self) -> int:
+        """Listen and answer, in this event loop.
+
+        Returns:
+            The port.
+
+        Raises:
+            OSError: the address can't be listened on.
+        """
+        server = grpc.aio.server(options=list(self._options.items()), maximum_concurrent_rpcs=_MOST_CALLS)
+        handlers = self._service.handlers(self._calls)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+        try:
+            port: int = server.add_insecure_port(self._address)
+        except RuntimeError as error:
+            raise OSError(
+                errno.EADDRINUSE, f"gRPC can't listen on {self._address}: taken, or no address of this machine"
+            ) from error
+        await server.start()
+        self._server = server
+        logger.info("gRPC is served on %s", f"{self._address.rpartition(':')[0]}:{port}")
+        return port
+
+    def begin_drain(self) -> None:
+        """Turn health off; calls are still answered."""
+        self._health.begin_drain()
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no further call, and return when those that were accepted are answered.
+
+        Args:
+            grace_s: after which calls are ended without their answers. Where the server is stopping already, what was
+                said first counts.
+        """
+        if self._stopping is None:
+            self._health.end()
+            self._streams.stop()
+            self._stopping = asyncio.ensure_future(self._stop(grace_s))
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self, grace_s: float) -> None:
+        if self._server:
+            await self._server.stop(grace_s)

@@ -1,0 +1,250 @@
+"""The body of a REST inference: JSON, JSON followed by raw tensors, or one raw tensor alone; and that of its answer.
+
+Bulk data are not copied on the way in (they stay where the body was read to) and once on the way out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from numpy.typing import NDArray
+
+from service.batching.records import Answer
+from service.errors import BadInput
+from service.manifest import Graph
+from service.protocols.open_inference import inference, tensors
+from service.protocols.open_inference.inference import Given, Inference, Wanted
+from service.protocols.requests import parse_json
+from service.repository.model import Model
+from service.tensors import DTYPES
+
+DataT = TypeVar("DataT")
+
+
+class _Input(msgspec.Struct, Generic[DataT]):
+    name: str
+    shape: list[int]
+    datatype: str
+    data: DataT | msgspec.UnsetType = msgspec.UNSET
+    parameters: dict[str, Any] | None = None
+
+
+class _Output(msgspec.Struct):
+    name: str
+    parameters: dict[str, Any] | None = None
+
+
+class _Request(msgspec.Struct, Generic[DataT]):
+    inputs: list[_Input[DataT]]
+    id: str | None = None
+    parameters: dict[str, Any] | None = None
+    outputs: list[_Output] | None = None
+
+
+_REQUEST = msgspec.json.Decoder(_Request[msgspec.Raw])
+_EXPECTED = "an inference request"
+
+_NO_NUMBER = re.compile(rb"NaN|Inf")
+_LARGEST_RESPELLED = 2**20
+"""Bytes of JSON up to which `Inf` is read: it takes a look at every string, and hardly anybody writes it."""
+_STRING_OR_INF = re.compile(rb'"(?:[^"\\]|\\.)*+"?|Inf(?!inity)', re.DOTALL)
+"""What has to be told apart for reading `Inf` as a number: a string takes all of itself, so no Inf is found in one."""
+
+
+def read(
+    body: bytes,
+    header_length: int | None,
+    graph: Graph,
+    *,
+    batched: bool,
+    now: float,
+    deadline: float | None = None,
+) -> Inference:
+    """Read a request and check it against the graph.
+
+    Args:
+        body: all of it, not compressed.
+        header_length: how much of it is JSON; None = all, 0 = nothing: it is the only input's data.
+        graph: what shall run.
+        batched: whether the first axis of every tensor is the batch.
+        now: when the request came, on the clock of `deadline`.
+        deadline: that it has already; its own may be earlier.
+
+    Raises:
+        BadInput: it is no request, or not one that the graph can take.
+    """
+    if header_length == 0:
+        arrays = {graph.inputs[0].name: _read_raw(body, graph, batched=batched)}
+        return Inference("", arrays, inference.wanted((), graph, binary=True), deadline, 0)
+    if header_length is not None and header_length > len(body):
+        raise BadInput(
+            f"the body has {len(body)} bytes; inference-header-content-length says {header_length} for its JSON alone"
+        )
+    request = _parse(body if header_length is None else memoryview(body)[:header_length])
+    parameters = request.parameters or {}
+    own_deadline, priority = inference.parameters(parameters, now)
+    if own_deadline is not None and (deadline is None or own_deadline < deadline):
+        deadline = own_deadline
+    return Inference(
+        request.id or "",
+        inference.inputs_of(_given(request.inputs, body, header_length, graph), graph, batched=batched),
+        _wanted(request, parameters, graph),
+        deadline,
+        priority,
+    )
+
+
+def write(model: Model, asked: Inference, answer: Answer) -> tuple[bytes, int | None]:
+    """Make the body of an answer.
+
+    Args:
+        model: which answered.
+        asked: what it was asked for.
+        answer: what it gave.
+
+    Returns:
+        The body, and how much of it is JSON if that is not all.
+    """
+    described = []
+    raw: list[tensors.Buffer] = []
+    for one in asked.outputs:
+        array = one.array(answer.outputs, model.labels, batched=model.batched)
+        output: dict[str, Any] = {"name": one.tensor.name, "datatype": one.datatype, "shape": list(array.shape)}
+        if one.binary:
+            raw.append(tensors.to_buffer(array, one.datatype))
+            output["parameters"] = {"binary_data_size": len(raw[-1])}
+        else:
+            output["data"] = tensors.to_json(array)
+        described.append(output)
+    response: dict[str, Any] = {"model_name": model.name, "model_version": str(model.version)}
+    if asked.id:
+        response["id"] = asked.id
+    response["parameters"] = inference.timings(answer)
+    response["outputs"] = described
+    header = msgspec.json.encode(response)
+    return (b"".join((header, *raw)), len(header)) if raw else (header, None)
+
+
+def elements_to_write(asked: Inference, answer: Answer) -> int:
+    """How many elements of an answer have to be looked at one by one."""
+    return sum(
+        answer.outputs[one.tensor.name].size for one in asked.outputs if not one.binary or one.datatype == "BYTES"
+    )
+
+
+def header_length_of(given: Sequence[str]) -> int | None:
+    """Read the header `inference-header-content-length`.
+
+    Args:
+        given: its values.
+
+    Raises:
+        BadInput: there is more than one, or it is no length.
+    """
+    if not given:
+        return None
+    if len(given) > 1 or not (given[0].isascii() and given[0].isdigit() and len(given[0]) < 19):
+        raise BadInput(f"inference-header-content-length must be one number of bytes, not {', '.join(given)[:80]!r}")
+    return int(given[0])
+
+
+def _parse(text: bytes | memoryview) -> _Request[Any]:
+    """Parse the JSON of a request; with another parser where it has NaN or Infinity, which Triton takes."""
+    try:
+        return parse_json(_REQUEST, text, _EXPECTED)
+    except BadInput:
+        if not _NO_NUMBER.search(text):
+            raise
+    try:
+        if len(text) <= _LARGEST_RESPELLED:
+            text = _STRING_OR_INF.sub(lambda found: b"Infinity" if found[0] == b"Inf" else found[0], text)
+        request = msgspec.convert(json.loads(str(text, "utf-8"), parse_float=_finite), _Request[Any])
+        (request.id or "").encode()  # this parser takes halves of characters, which no answer could give back
+        return request
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"the body must be {_EXPECTED}: {error}") from error
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:40]} is too large for a number")
+    return number
+
+
+def _given(inputs: list[_Input[Any]], body: bytes, header_length: int | None, graph: Graph) -> list[Given]:
+    """Find the data of every input: in the JSON, or its share of what comes after it."""
+    inference.check_names([one.name for one in inputs], graph)
+    view = memoryview(body)
+    end = len(body) if header_length is None else header_length
+    given = []
+    for one in inputs:
+        parameters = one.parameters or {}
+        inference.refuse_shared_memory(f"input {one.name!r}", parameters)
+        size = parameters.get("binary_data_size")
+        if (size is None) == (one.data is msgspec.UNSET):
+            raise BadInput(f"input {one.name!r} must have either data or the parameter binary_data_size")
+        if size is None and isinstance(one.data, msgspec.Raw):
+            maker = partial(tensors.from_json_text, one.name, one.datatype, one.shape, one.data)
+        elif size is None:
+            maker = partial(tensors.from_json, one.name, one.datatype, one.shape, one.data)
+        else:
+            start, end = end, end + _size(one.name, size)
+            if end > len(body):
+                raise BadInput(
+                    f"input {one.name!r}: binary_data_size is {size}, but the body has {len(body) - start} bytes left"
+                )
+            maker = partial(tensors.from_raw, one.name, one.datatype, one.shape, view[start:end])
+        given.append(Given(one.name, one.datatype, one.shape, maker))
+    if end != len(body):
+        raise BadInput(f"{len(body) - end} bytes are left over after the inputs' binary data")
+    return given
+
+
+def _size(name: str, size: object) -> int:
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise BadInput(f"input {name!r}: binary_data_size must be a whole number, 0 or more")
+    return size
+
+
+def _wanted(request: _Request[Any], parameters: dict[str, Any], graph: Graph) -> tuple[Wanted, ...]:
+    wanted = inference.wanted(
+        [(one.name, one.parameters or {}) for one in request.outputs or ()],
+        graph,
+        binary=inference.flag("the request", parameters, "binary_data_output", default=False),
+    )
+    for one in wanted:
+        if one.datatype == "BF16" and not one.binary:
+            raise BadInput(
+                f"output {one.tensor.name!r}: BF16 can't be sent as JSON; ask for it with the parameter binary_data"
+            )
+    return wanted
+
+
+def _read_raw(body: bytes, graph: Graph, *, batched: bool) -> NDArray[Any]:
+    """Make the only input of a body that is nothing but its data, one row if there are rows."""
+    if len(graph.inputs) != 1:
+        raise BadInput(
+            f"a raw body (inference-header-content-length: 0) needs a model of one input, not {len(graph.inputs)}"
+        )
+    tensor = graph.inputs[0]
+    known = tensors.shape_of(tensor)
+    if batched:
+        known[0] = 1
+    if tensor.datatype == "BYTES":
+        if math.prod(map(abs, known)) != 1:
+            raise BadInput(f"a raw body is one element, but input {tensor.name!r} has shape {tensors.shape_of(tensor)}")
+        return tensors.from_values(tensor.name, "BYTES", [1] * len(known), [body])
+    if known.count(-1) > 1:
+        raise BadInput(
+            f"a raw body tells no shape, and input {tensor.name!r} has {tensors.shape_of(tensor)} (-1: any size)"
+        )
+    fixed = math.prod(size for size in known if size != -1) * DTYPES[tensor.datatype].itemsize
+    shape = [size if size != -1 else (len(body) // fixed if fixed else 0) for size in known]
+    return tensors.from_raw(tensor.name, tensor.datatype, shape, body)

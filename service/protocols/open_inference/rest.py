@@ -1,0 +1,316 @@
+"""The Open Inference Protocol (v2) over REST: the calls, by path.
+
+The specification is the protocol's own, as KServe and Triton answer it. Bulk data never meet pydantic: `messages` reads
+and writes them.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.batching.records import Answer
+from service.errors import NotReady
+from service.manifest import Tensor
+from service.protocols.open_inference import compression, messages, statistics
+from service.protocols.open_inference.config import PLATFORM, model_config
+from service.protocols.open_inference.inference import Inference, flag
+from service.protocols.open_inference.tensors import shape_of
+from service.protocols.open_inference.version_policy import policy_of
+from service.protocols.requests import (
+    answer_headers,
+    deadline_of,
+    json_response,
+    parse_json,
+    read_body,
+    run,
+    while_connected,
+)
+from service.repository.control import Control
+from service.repository.model import Model
+from service.repository.repository import Repository
+from service.security import AdminKey
+
+EXTENSIONS = (
+    "classification",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "schedule_policy",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+)
+"""What there is beside the protocol itself, in Triton's names."""
+
+_HEADER_LENGTH = "inference-header-content-length"
+
+_INLINE_BODY = 64 * 1024
+"""Bytes up to which a body is parsed in the event loop."""
+
+_INLINE_ELEMENTS = 8 * 1024
+"""Elements of an answer up to which they are written as JSON in the event loop."""
+
+_INLINE_COMPRESSION = 16 * 1024
+"""Bytes of an answer up to which it is compressed in the event loop."""
+
+_SMALLEST_COMPRESSED = 1024
+"""Bytes below which compressing an answer saves nothing."""
+
+
+class _IndexRequest(msgspec.Struct):
+    ready: bool = False
+
+
+class _ControlRequest(msgspec.Struct):
+    parameters: dict[str, Any] | None = None
+
+
+_INDEX = msgspec.json.Decoder(_IndexRequest)
+_CONTROL = msgspec.json.Decoder(_ControlRequest)
+
+_PARAMETERS = {"type": "object", "additionalProperties": {"type": ["boolean", "integer", "string"]}}
+_INFERENCE = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": "string"},
+        "parameters": _PARAMETERS,
+        "inputs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["name", "shape", "datatype"],
+                "properties": {
+                    "name": {"type": "string"},
+                    "shape": {"type": "array", "items": {"type": "integer"}},
+                    "datatype": {"type": "string"},
+                    "data": {"type": "array", "items": {}},
+                    "parameters": _PARAMETERS,
+                },
+            },
+        },
+        "outputs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["name"],
+                "properties": {"name": {"type": "string"}, "parameters": _PARAMETERS},
+            },
+        },
+    },
+}
+
+
+def router(
+    repository: Repository, control: Control, *, admin: AdminKey, version: str, max_body_bytes: int
+) -> APIRouter:
+    """The routes of this dialect.
+
+    Args:
+        repository: the models that answer here.
+        control: the server as a whole.
+        admin: who may load and unload.
+        version: inferd's.
+        max_body_bytes: of a request, as it is sent and once it is decompressed.
+    """
+    routes = APIRouter(prefix="/v2", tags=["open inference protocol"])
+    whole = version
+
+    async def server_metadata() -> Response:
+        """Name the server, its version and the extensions it has."""
+        return json_response({"name": "inferd", "version": whole, "extensions": EXTENSIONS})
+
+    async def live() -> Response:
+        """Answer 200 while the process lives."""
+        return json_response({"live": True})
+
+    async def ready() -> Response:
+        """Answer 200 when every model answers, else 503."""
+        if not repository.is_ready:
+            raise NotReady("not every model is ready")
+        return json_response({"ready": True})
+
+    async def model_ready(model: str, version: str | None = None) -> Response:
+        """Answer 200 when this model answers, else 503."""
+        return json_response({"name": repository.get(model, version).name, "ready": True})
+
+    async def model_metadata(model: str, version: str | None = None) -> Response:
+        """Describe the model's tensors."""
+        served = repository.get(model, version)
+        return json_response(
+            {
+                "name": served.name,
+                "versions": [str(one) for one in repository.versions(served.name)],
+                "platform": PLATFORM,
+                "inputs": [_describe(tensor) for tensor in served.graph.inputs],
+                "outputs": [_describe(tensor) for tensor in served.graph.outputs],
+            }
+        )
+
+    async def config(model: str, version: str | None = None) -> Response:
+        """Describe how the model is served, as Triton's ModelConfig."""
+        served = repository.get(model, version)
+        return json_response(model_config(served, repository.versions(served.name)))
+
+    async def all_stats() -> Response:
+        """Tell what every model has done, in all workers together."""
+        counted = await control.statistics()
+        return json_response({"model_stats": [statistics.describe(one) for one in counted]})
+
+    async def model_stats(model: str, version: str | None = None) -> Response:
+        """Tell what one model has done, by version."""
+        served = repository.get(model, version)
+        counted = [
+            statistics.describe(one)
+            for one in await control.statistics()
+            if one.name == served.name and (version is None or one.version == served.version)
+        ]
+        return json_response({"model_stats": counted})
+
+    async def infer(request: Request) -> Response:
+        """Run the model's graph on tensors."""
+        # Read from the path as it is: FastAPI takes longer over two texts than all of what follows over small tensors.
+        served = repository.get(request.path_params["model"], request.path_params.get("version"))
+        with served.measured():
+            now = time.monotonic()
+            deadline = deadline_of(request)
+            header_length = messages.header_length_of(request.headers.getlist(_HEADER_LENGTH))
+            encoding = _encoding_of(request)
+            body = await read_body(request, max_body_bytes)
+
+            def read() -> Inference:
+                content = compression.decompress(body, encoding, max_body_bytes) if encoding else body
+                return messages.read(
+                    content, header_length, served.graph, batched=served.batched, now=now, deadline=deadline
+                )
+
+            if encoding or len(body) > _INLINE_BODY:
+                asked = await while_connected(request, served.offload(read))
+            else:
+                asked = read()
+            answer = await run(request, served, asked.arrays, asked.deadline, asked.priority)
+            return await _respond(request, served, asked, answer)
+
+    async def index(request: Request) -> Response:
+        """List every version of every model that was found, and what became of it."""
+        body = await _read_small(request, max_body_bytes)
+        only_ready = parse_json(_INDEX, body, 'empty or {"ready": true or false}').ready if body else False
+        return json_response(
+            [
+                {"name": one.name, "version": str(one.version), "state": one.state, "reason": one.reason}
+                for one in await control.index()
+                if one.state == "READY" or not only_ready
+            ]
+        )
+
+    async def load(request: Request, model: str) -> Response:
+        """Serve what lies in the model's folder now; answer once every worker does."""
+        admin.check(request.headers.get("authorization"))
+        await control.load(model, policy_of(model, await _read_parameters(request, max_body_bytes)))
+        return json_response({})
+
+    async def unload(request: Request, model: str) -> Response:
+        """Serve the model no longer; answer once no worker takes requests for it."""
+        admin.check(request.headers.get("authorization"))
+        parameters = await _read_parameters(request, max_body_bytes)
+        flag("unload", parameters, "unload_dependents", default=False)  # no model has any
+        await control.unload(model)
+        return json_response({})
+
+    def get(path: str, answer: Any, *, head: bool = False) -> None:
+        routes.add_api_route(path, answer, response_model=None)
+        if head:
+            routes.add_api_route(path, answer, methods=["HEAD"], response_model=None, include_in_schema=False)
+
+    def post(path: str, answer: Any, openapi: dict[str, Any]) -> None:
+        routes.add_api_route(path, answer, methods=["POST"], response_model=None, openapi_extra=openapi)
+
+    # Routes are tried in their order, so the busiest come first.
+    post("/models/{model}/infer", infer, _inference_openapi("model"))
+    post("/models/{model}/versions/{version}/infer", infer, _inference_openapi("model", "version"))
+    get("", server_metadata)
+    get("/health/live", live, head=True)
+    get("/health/ready", ready, head=True)
+    get("/models/stats", all_stats)  # before the model that could be called so
+    for path in ("/models/{model}", "/models/{model}/versions/{version}"):
+        get(path, model_metadata)
+        get(f"{path}/ready", model_ready, head=True)
+        get(f"{path}/config", config)
+        get(f"{path}/stats", model_stats)
+    post("/repository/index", index, _body({"ready": {"type": "boolean"}}))
+    post("/repository/models/{model}/load", load, _body({"parameters": _PARAMETERS}))
+    post("/repository/models/{model}/unload", unload, _body({"parameters": _PARAMETERS}))
+    return routes
+
+
+def _body(properties: dict[str, Any]) -> dict[str, Any]:
+    """The documentation of a call whose body is a small object or nothing."""
+    return {"requestBody": {"content": {"application/json": {"schema": {"type": "object", "properties": properties}}}}}
+
+
+def _inference_openapi(*path: str) -> dict[str, Any]:
+    """The documentation of an inference, with those parts of its path that vary."""
+    return {
+        "parameters": [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in path],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": _INFERENCE},
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            },
+        },
+    }
+
+
+def _describe(tensor: Tensor) -> dict[str, object]:
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": shape_of(tensor)}
+
+
+def _encoding_of(request: Request) -> str | None:
+    return compression.encoding_of(",".join(request.headers.getlist("content-encoding")))
+
+
+async def _read_small(request: Request, limit: int) -> bytes:
+    """Read a body that is small, if it is honest."""
+    encoding = _encoding_of(request)
+    body = await read_body(request, limit)
+    return compression.decompress(body, encoding, limit) if encoding else body
+
+
+async def _read_parameters(request: Request, limit: int) -> dict[str, Any]:
+    body = await _read_small(request, limit)
+    return (parse_json(_CONTROL, body, 'empty or {"parameters": {...}}').parameters or {}) if body else {}
+
+
+async def _respond(request: Request, served: Model, asked: Inference, answer: Answer) -> Response:
+    """Write an answer, compressed if the client would rather have it so; what takes long is done elsewhere."""
+    headers = answer_headers(served, answer)
+    write = partial(messages.write, served, asked, answer)
+    if messages.elements_to_write(asked, answer) > _INLINE_ELEMENTS:
+        body, header_length = await while_connected(request, served.offload(write))
+    else:
+        body, header_length = write()
+    media_type = "application/json"
+    if header_length is not None:
+        headers[_HEADER_LENGTH] = str(header_length)
+        media_type = "application/octet-stream"
+    if len(body) > _SMALLEST_COMPRESSED:
+        headers["vary"] = "accept-encoding"
+        if encoding := compression.choose(",".join(request.headers.getlist("accept-encoding"))):
+            compress = partial(compression.compress, body, encoding)
+            smaller = (
+                compress()
+                if len(body) <= _INLINE_COMPRESSION
+                else await while_connected(request, served.offload(compress))
+            )
+            if len(smaller) < len(body):
+                body = smaller
+                headers["content-encoding"] = encoding
+    return Response(body, headers=headers, media_type=media_type)

@@ -1,0 +1,81 @@
+"""What `inferd serve` runs: one process that does everything, or a supervisor with workers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import threading
+from collections.abc import Sequence
+
+from uvicorn.loops.auto import auto_loop_factory
+
+from service.app import create_app
+from service.server import DrainingServer
+from service.settings import Settings
+from service.workers.channel import Channel
+from service.workers.remote import RemoteControl
+from service.workers.worker import handlers
+
+logger = logging.getLogger(__name__)
+
+_LINGER_S = 0.2
+
+
+def serve_alone(settings: Settings) -> int:
+    """Serve with this process; the exit code is 0 once it drained, 1 if it could not begin."""
+    server = DrainingServer(create_app(settings), settings)
+    server.run()
+    return _end(server)
+
+
+def serve_as_worker(settings: Settings, control: socket.socket, listeners: Sequence[socket.socket]) -> int:
+    """Serve as one worker of several, until the supervisor says to end or is gone.
+
+    Args:
+        settings: of the server.
+        control: the end of the control channel.
+        listeners: shared with the other workers.
+    """
+    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+        server = runner.run(_work(settings, control, listeners))
+    return _end(server)
+
+
+async def _work(settings: Settings, control: socket.socket, listeners: Sequence[socket.socket]) -> DrainingServer:
+    channel = await Channel.over(control)
+    app = create_app(settings, control=RemoteControl(channel, load_timeout_s=settings.load_timeout_s))
+    server = DrainingServer(app, settings, shared=listeners)
+
+    async def obey() -> None:
+        await server.is_up.wait()
+        methods = handlers(app.state.repository, app.state.metrics, accept=server.accept, stop=server.stop)
+        await channel.serve(methods)
+        if not server.should_exit:
+            logger.error("the supervisor is gone: draining")
+            server.stop()
+
+    obeying = asyncio.create_task(obey())
+    try:
+        await server.serve()
+    finally:
+        obeying.cancel()
+        channel.close()
+    return server
+
+
+def _end(server: DrainingServer) -> int:
+    """The exit code; where threads work on for callers who were given up, the process ends without them."""
+    if server.started and _threads_linger():
+        logging.shutdown()
+        os._exit(0)
+    return 0 if server.started else 1
+
+
+def _threads_linger() -> bool:
+    """Whether threads still work that Python would wait for at exit; idle ones get a moment to end."""
+    threads = [one for one in threading.enumerate() if one is not threading.main_thread() and not one.daemon]
+    for thread in threads:
+        thread.join(_LINGER_S)
+    return any(thread.is_alive() for thread in threads)

@@ -1,0 +1,136 @@
+"""The sockets that workers share: who binds them, and how a worker takes connections from one."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+_BACKLOG = 2048
+_NO_SUCH_ADDRESS = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+_NO_MORE_FILES_S = 0.5
+"""How long to wait after the process could open no more connections."""
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Bind and listen on every address of `host`, all on one port.
+
+    Args:
+        host: a name or an address.
+        port: 0 takes a free one.
+
+    Raises:
+        OSError: one can't be bound; the message names it.
+    """
+    listeners: list[socket.socket] = []
+    absent = None
+    for family, address in _addresses(host, port):
+        where = (address[0], port, *address[2:])
+        try:
+            listener = socket.create_server(where, family=family, backlog=_BACKLOG)
+        except OSError as error:
+            refused = _error(error, f"can't listen on {address[0]} port {port}")
+            if error.errno in _NO_SUCH_ADDRESS:
+                absent = absent or refused  # a name may have addresses that this machine has not, of IPv6 say
+                continue
+            for one in listeners:
+                one.close()
+            raise refused from error
+        port = listener.getsockname()[1]
+        listeners.append(listener)
+    if absent and not listeners:
+        raise absent
+    return listeners
+
+
+def reserve(host: str, port: int) -> socket.socket:
+    """Hold a port that several processes will bind at once (SO_REUSEPORT), without listening on it.
+
+    Raises:
+        OSError: it is taken.
+    """
+    family, address = _addresses(host, port)[0]
+    holder = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind(address)
+    except OSError as error:
+        holder.close()
+        raise _error(error, f"can't bind {address[0]} port {port}") from error
+    return holder
+
+
+def _addresses(host: str, port: int) -> list[tuple[int, tuple[Any, ...]]]:
+    """Family and address of each address of `host`."""
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise OSError(error.errno, f"can't find the address of {host!r}: {error.strerror}") from error
+    return list(dict.fromkeys((int(family), address) for family, _, _, _, address in found))
+
+
+def _error(error: OSError, what: str) -> OSError:
+    """Say what failed; the reason is the system's own, without what Python adds to it."""
+    return OSError(error.errno, f"{what}: {os.strerror(error.errno or 0)}")
+
+
+def url_of(listener: socket.socket) -> str:
+    """The address to call."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class Acceptor:
+    """Takes connections from listeners that other processes take from too: one at a time, so that all get their share.
+
+    Args:
+        listeners: shared.
+        protocol: makes the protocol of a connection.
+    """
+
+    def __init__(self, listeners: Sequence[socket.socket], protocol: Callable[[], asyncio.Protocol]) -> None:
+        self.listeners = listeners
+        self._protocol = protocol
+        self._loop = asyncio.get_running_loop()
+        self._opening: set[asyncio.Task[object]] = set()
+        self._stopped = False
+        for listener in listeners:
+            listener.setblocking(False)
+
+    def start(self) -> None:
+        """Take connections from now on, unless `stop` was quicker."""
+        for listener in self.listeners:
+            self._resume(listener)
+
+    def stop(self) -> None:
+        """Take no more; the listeners stay as they are."""
+        self._stopped = True
+        for listener in self.listeners:
+            self._loop.remove_reader(listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            connection, _ = listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return  # another process was quicker, or the client has gone again
+        except OSError as error:
+            logger.error("a connection can't be taken: %s", error.strerror)
+            self._loop.remove_reader(listener)
+            self._loop.call_later(_NO_MORE_FILES_S, self._resume, listener)
+            return
+        connection.setblocking(False)
+        task: asyncio.Task[object] = self._loop.create_task(
+            self._loop.connect_accepted_socket(self._protocol, connection)
+        )
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    def _resume(self, listener: socket.socket) -> None:
+        if not self._stopped:
+            self._loop.add_reader(listener, self._accept, listener)
