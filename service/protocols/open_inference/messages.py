@@ -50,6 +50,9 @@ class _Request(msgspec.Struct, Generic[DataT]):
 _REQUEST = msgspec.json.Decoder(_Request[msgspec.Raw])
 _EXPECTED = "an inference request"
 
+_NO_DATA = (msgspec.UNSET, None, msgspec.Raw(b"null"))
+"""KServe's client says null beside the size of an empty tensor."""
+
 _NO_NUMBER = re.compile(rb"NaN|Inf")
 _LARGEST_RESPELLED = 2**20
 """Bytes of JSON up to which `Inf` is read: it takes a look at every string, and hardly anybody writes it."""
@@ -188,7 +191,7 @@ def _given(inputs: list[_Input[Any]], body: bytes, header_length: int | None, gr
         parameters = one.parameters or {}
         inference.refuse_shared_memory(f"input {one.name!r}", parameters)
         size = parameters.get("binary_data_size")
-        if (size is None) == (one.data is msgspec.UNSET):
+        if (size is None) == (one.data in _NO_DATA):
             raise BadInput(f"input {one.name!r} must have either data or the parameter binary_data_size")
         if size is None and isinstance(one.data, msgspec.Raw):
             maker = partial(tensors.from_json_text, one.name, one.datatype, one.shape, one.data)

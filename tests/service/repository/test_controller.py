@@ -1000,6 +1000,24 @@ def test_the_server_is_ready_when_it_has_started_and_all_replicas_have_joined(sh
     run(scenario())
 
 
+@pytest.mark.parametrize("empty", [True, False])
+def test_the_server_is_not_ready_before_it_has_started(shelf: Shelf, empty: bool) -> None:
+    if not empty:
+        shelf.put()
+
+    async def scenario() -> None:
+        replica = MemoryReplica()
+        controller = Controller(shelf.folder, ControlOptions(), trial=None)
+        await controller.join(replica)
+        assert not replica.listing.ready
+        await controller.discover()
+        assert not replica.listing.ready
+        await controller.start(tried=False)
+        assert replica.listing.ready
+
+    run(scenario())
+
+
 def test_the_server_is_not_ready_while_a_version_that_is_wanted_is_refused(shelf: Shelf) -> None:
     shelf.put("a")
     shelf.put("b", broken=True)
@@ -1144,13 +1162,14 @@ def test_a_poll_lets_a_changed_version_that_is_broken_serve_as_it_was(shelf: She
     shelf.put()
 
     async def scenario() -> None:
-        replica = MemoryReplica()
-        async with polling(shelf, replica):
+        replica, trial = MemoryReplica(), MemoryTrial()
+        async with polling(shelf, replica, trial=trial):
             shelf.put(broken=True)
             for _ in range(3):
                 await a_round()
                 assert replica.serving == {("tiny", 1): "tiny 1"}
                 assert "its folder has changed and is refused" in replica.reason("tiny", 1)
+                assert trial.tried == [[("tiny", 1)], [("tiny", 1)]]
             shelf.put(title="mended")
             await a_round()
             assert replica.serving == {("tiny", 1): "mended"}
