@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import socket
 import sys
 
 from service.observability import configure_logging
 from service.repository.bundle import LoadOptions, load_bundle
 from service.settings import Settings
+from service.workers.children import end_with_parent
 from service.workers.trial import Try, answer_trial
 
 
@@ -41,11 +43,15 @@ def _work(given: argparse.Namespace) -> int:
 
 def _try(_: argparse.Namespace) -> int:
     def make_try(settings: Settings) -> Try:
+        end_with_parent(sys.stdin.buffer)
         configure_logging(settings.log_level)
         options = LoadOptions.of(settings)
         return lambda folder: load_bundle(folder, options).measure_latency()
 
-    answer_trial(sys.stdin.buffer, sys.stdout.buffer, make_try)
+    # What libraries print goes where the log goes: only outcomes may come out of here.
+    with os.fdopen(os.dup(1), "wb") as taken:
+        os.dup2(2, 1)
+        answer_trial(sys.stdin.buffer, taken, make_try)
     return 0
 
 

@@ -164,7 +164,7 @@ class Repository:
             one = known[int(version)]
         else:
             raise NotFound(f"model {name!r} has no version {version!r}; versions: {_some(sorted(known))}")
-        raise NotReady(f"model {name!r} version {one.version} is not ready: {one.reason}")
+        raise NotReady(f"model {name!r} version {one.version} is not ready: {one.reason or 'it is being changed'}")
 
     def _serving(self) -> list[Model]:
         return [model for versions in self._models.values() for _, model in sorted(versions.items())]

@@ -6,12 +6,30 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from asyncio.subprocess import Process
+from typing import IO
 
 
 def python(*arguments: str) -> list[str]:
     """The command of `service.process`: this interpreter and this inferd, not what lies in the working folder."""
     return [sys.executable, "-P", "-m", "service.process", *arguments]
+
+
+def end_with_parent(given: IO[bytes]) -> None:
+    """End this process, whatever it is doing by then, when the one that started it is gone.
+
+    Args:
+        given: what the parent holds open for as long as it lives, and writes nothing more to.
+    """
+
+    def wait() -> None:
+        # Not by `given` itself: a thread that holds its lock would have the interpreter abort at its end.
+        while os.read(given.fileno(), 1024):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
 def kill(process: Process) -> None:
@@ -26,4 +44,6 @@ def kill(process: Process) -> None:
 
 def describe_end(code: int) -> str:
     """Say how a process ended."""
-    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    if code >= 0:
+        return f"exit code {code}"
+    return signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"

@@ -83,22 +83,22 @@ class TrialProcess:
         assert process.stdout is not None  # noqa: S101
         outcomes: list[Profile | InferdError] = []
         try:
-            process.stdin.write(msgspec.json.encode(order) + b"\n")
-            process.stdin.close()
+            process.stdin.write(msgspec.json.encode(order) + b"\n")  # and left open: its end means that we are gone
             for _ in folders:
                 line = await asyncio.wait_for(process.stdout.readline(), self._timeout_s)
                 if not line:
-                    end = describe_end(await process.wait())
+                    end = describe_end(await asyncio.wait_for(process.wait(), self._timeout_s))
                     outcomes.append(BundleRefused("trial", f"loading it ended the process ({end})"))
                     break
                 outcome = msgspec.json.decode(line, type=_Outcome)
                 outcomes.append(decode_error(outcome.error) if outcome.error else outcome.profile)
         except TimeoutError:
             outcomes.append(BundleRefused("trial", f"loading it took more than {self._timeout_s:.3g} s"))
-        except (ConnectionError, ValueError, msgspec.DecodeError) as error:  # ValueError: a line without an end
+        except (ConnectionError, ValueError) as error:  # ValueError: no outcome, or a line without an end
             outcomes.append(BundleRefused("trial", f"the process that loaded it failed ({error})"))
         finally:
             kill(process)
+            process.stdin.close()
             await process.wait()
         return outcomes
 

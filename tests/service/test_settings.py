@@ -46,6 +46,7 @@ BAD_VALUES = {
     "poll_s": ["0", "-1", "soon"],
     "load_timeout_s": ["0"],
     "let_go_timeout_s": ["-1"],
+    "admin_key": ["two words", "schl\u00fcssel", "a\nb"],
     "device": ["gpu", "CUDA", ""],
     "tensorrt": ["perhaps"],
     "threads": ["-1", "257", "1.5"],
@@ -131,3 +132,43 @@ def test_settings_do_not_change_once_they_are_read() -> None:
 
 def test_the_server_listens_on_this_machine_alone_unless_told_otherwise() -> None:
     assert (Settings().host, Settings().port) == ("127.0.0.1", 8000)
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n"])
+def test_an_empty_admin_key_is_none(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INFERD_ADMIN_KEY", text)
+    assert Settings().admin_key is None
+
+
+def test_an_admin_key_from_a_file_may_end_as_files_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INFERD_ADMIN_KEY", "s3cret=\n")
+    key = Settings().admin_key
+    assert key
+    assert key.get_secret_value() == "s3cret="
+
+
+@pytest.mark.parametrize("key", [None, "s3cret"])
+def test_settings_go_to_another_process_as_they_are(key: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, (text, _) in VALUES.items():
+        monkeypatch.setenv(f"{ENV_PREFIX}{name.upper()}", text)
+    given = Settings(admin_key=key, grpc_port=None, max_queue_s=float("inf"))
+    for name in VALUES:
+        monkeypatch.delenv(f"{ENV_PREFIX}{name.upper()}")
+    arrived = Settings.from_json(given.to_json())
+    assert arrived == given
+    assert {name: getattr(arrived, name) for name in VALUES} == {
+        **{name: value for name, (_, value) in VALUES.items()},
+        "admin_key": SecretStr(key) if key else None,
+        "grpc_port": None,
+        "max_queue_s": float("inf"),
+    }
+
+
+def test_settings_from_another_process_come_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = Settings().to_json()
+    for name, (text, _) in VALUES.items():
+        monkeypatch.setenv(f"{ENV_PREFIX}{name.upper()}", text)
+    arrived = Settings.from_json(content)
+    assert {name: getattr(arrived, name) for name in VALUES} == {
+        name: field.default for name, field in Settings.model_fields.items()
+    }

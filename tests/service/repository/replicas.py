@@ -1,16 +1,18 @@
-"""Workers without a process: replicas, and a trial, that load a bundle by checking its digests."""
+"""Workers without a process: replicas and a trial that load a bundle by checking its digests, and their controller."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from service.errors import BundleRefused, InferdError
 from service.manifest import read_manifest, verify_files
-from service.repository.control import Listing
-from service.repository.controller import Profile
+from service.repository.control import Listed, Listing, VersionPolicy
+from service.repository.controller import Controller, ControlOptions, Profile, Trial
 from service.repository.placement import Key, Placement
 from service.repository.scan import BundleFolder
 from tests.bundles import edit, truncate
@@ -18,6 +20,7 @@ from tests.bundles import edit, truncate
 LONG_S = 1000.0
 """Virtual seconds after which what is waited for will not happen."""
 PROFILE: Profile = ((1, 0.001), (8, 0.002))
+LATEST = VersionPolicy(latest=1)
 
 
 def check(folder: Path) -> str:
@@ -181,3 +184,49 @@ class Shelf:
             return check(self.folder / name / str(version))
         except BundleRefused:
             return None
+
+
+def only(*versions: int) -> VersionPolicy:
+    return VersionPolicy(specific=versions)
+
+
+@asynccontextmanager
+async def controlled(
+    shelf: Shelf,
+    *replicas: MemoryReplica,
+    trial: Trial | None = None,
+    awaited: int | None = None,
+    start: bool = True,
+    **options: Any,
+) -> AsyncIterator[Controller]:
+    """A controller of `replicas`, started as a supervisor starts it; `options` are `ControlOptions`."""
+    expected = len(replicas) if awaited is None else awaited
+    controller = Controller(shelf.folder, ControlOptions(**options), trial=trial or MemoryTrial(), replicas=expected)
+    await controller.discover()
+    if start:
+        await controller.start(tried=True)
+    for replica in replicas:
+        await controller.join(replica)
+    try:
+        yield controller
+    finally:
+        await controller.close()
+
+
+def explicit(shelf: Shelf, *replicas: MemoryReplica, **options: Any) -> Any:
+    """A controller that does what it is told."""
+    return controlled(shelf, *replicas, mode="explicit", **options)
+
+
+def polling(shelf: Shelf, *replicas: MemoryReplica, **options: Any) -> Any:
+    """A controller that looks at the folder every five seconds."""
+    return controlled(shelf, *replicas, mode="poll", **options)
+
+
+async def a_round() -> None:
+    """Wait until the folder was looked at, and all that was found there is done."""
+    await asyncio.sleep(5.1)
+
+
+def states(entries: list[Listed]) -> list[tuple[str, int, str, str]]:
+    return [(one.name, one.version, one.state, one.reason) for one in entries]

@@ -1,77 +1,39 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import shutil
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from service.errors import BundleRefused, Forbidden, InferdError, NotFound, NotReady, RuntimeFailure
+from service.errors import BundleRefused, Forbidden, InferdError, NotFound, NotReady
 from service.metrics import Metrics
 from service.repository.bundle import LoadOptions
-from service.repository.control import Listed, Listing, VersionPolicy
-from service.repository.controller import Controller, ControlOptions, Trial
+from service.repository.control import Listing, VersionPolicy
+from service.repository.controller import Controller, ControlOptions
 from service.repository.repository import QueueLimits, Repository
 from service.settings import Settings
 from service.tasks.base import TaskLimits
 from service.threads import BoundedThreads
 from tests.bundles import flip_a_byte, golden_inputs, logits_of, make_bundle, truncate
-from tests.service.repository.replicas import LONG_S, PROFILE, MemoryReplica, MemoryTrial, Shelf
+from tests.service.repository.replicas import (
+    LATEST,
+    LONG_S,
+    PROFILE,
+    MemoryReplica,
+    MemoryTrial,
+    Shelf,
+    a_round,
+    controlled,
+    explicit,
+    only,
+    polling,
+    states,
+)
 from tests.virtual_clock import run
-
-LATEST = VersionPolicy(latest=1)
-
-
-def only(*versions: int) -> VersionPolicy:
-    return VersionPolicy(specific=versions)
-
-
-@asynccontextmanager
-async def controlled(
-    shelf: Shelf,
-    *replicas: MemoryReplica,
-    trial: Trial | None = None,
-    awaited: int | None = None,
-    start: bool = True,
-    **options: Any,
-) -> AsyncIterator[Controller]:
-    """A controller of `replicas`, started as a supervisor starts it; `options` are `ControlOptions`."""
-    expected = len(replicas) if awaited is None else awaited
-    controller = Controller(shelf.folder, ControlOptions(**options), trial=trial or MemoryTrial(), replicas=expected)
-    await controller.discover()
-    if start:
-        await controller.start(tried=True)
-    for replica in replicas:
-        await controller.join(replica)
-    try:
-        yield controller
-    finally:
-        await controller.close()
-
-
-def explicit(shelf: Shelf, *replicas: MemoryReplica, **options: Any) -> Any:
-    """A controller that does what it is told."""
-    return controlled(shelf, *replicas, mode="explicit", **options)
-
-
-def polling(shelf: Shelf, *replicas: MemoryReplica, **options: Any) -> Any:
-    """A controller that looks at the folder every five seconds."""
-    return controlled(shelf, *replicas, mode="poll", **options)
-
-
-async def a_round() -> None:
-    """Wait until the folder was looked at, and all that was found there is done."""
-    await asyncio.sleep(5.1)
-
-
-def states(entries: list[Listed]) -> list[tuple[str, int, str, str]]:
-    return [(one.name, one.version, one.state, one.reason) for one in entries]
-
 
 # What is asked for
 
@@ -359,6 +321,32 @@ def test_unload_ends_every_version_and_load_brings_them_back(shelf: Shelf) -> No
     run(scenario())
 
 
+def test_what_was_tried_once_and_is_as_it_was_is_not_tried_again(shelf: Shelf) -> None:
+    shelf.put(version=1)
+    shelf.put(version=2)
+
+    async def scenario() -> None:
+        replica, trial = MemoryReplica(), MemoryTrial()
+        async with explicit(shelf, replica, trial=trial) as controller:
+            trial.tried.clear()
+            await controller.unload("tiny")
+            shelf.put(version=2, title="changed")
+            await controller.load("tiny", None)
+            assert trial.tried == [[("tiny", 2)]]
+            assert replica.serving == {("tiny", 1): "tiny 1", ("tiny", 2): "changed"}
+            assert [one.profile for one in replica.placements[-2:]] == [PROFILE, PROFILE]
+            await controller.load("tiny", only(1))
+            shelf.remove(version=2)
+            await controller.load("tiny", None)
+            shelf.put(version=2, broken=True)
+            for _ in range(2):
+                with pytest.raises(BundleRefused):
+                    await controller.load("tiny", None)
+            assert trial.tried == [[("tiny", 2)]] * 3
+
+    run(scenario())
+
+
 def test_a_change_of_one_model_says_nothing_of_another(shelf: Shelf) -> None:
     shelf.put("a")
     shelf.put("b")
@@ -490,489 +478,6 @@ def test_a_models_folder_that_is_gone_for_a_while_is_told_and_takes_nothing_away
     run(scenario())
 
 
-# What is broken
-
-
-@pytest.mark.parametrize("policy", [None, LATEST, only(2)], ids=["all", "latest", "specific"])
-def test_a_new_version_that_is_broken_leaves_the_old_one_serving_and_says_why(
-    shelf: Shelf, policy: VersionPolicy | None
-) -> None:
-    shelf.put(version=1)
-
-    async def scenario() -> None:
-        replicas = [MemoryReplica(), MemoryReplica()]
-        async with explicit(shelf, *replicas) as controller:
-            shelf.put(version=2, broken=True)
-            for _ in range(2):
-                with pytest.raises(BundleRefused, match=r"model\.onnx: has "):
-                    await controller.load("tiny", policy)
-                for replica in replicas:
-                    assert replica.serving == {("tiny", 1): "tiny 1"}
-                    assert replica.states() == {("tiny", 1): "READY", ("tiny", 2): "UNAVAILABLE"}
-                    assert replica.reason("tiny", 1) == ""
-                    assert replica.reason("tiny", 2).startswith("model.onnx: has ")
-            shelf.put(version=2)
-            await controller.load("tiny", policy)
-            expected = {("tiny", 2): "tiny 2"} | ({} if policy else {("tiny", 1): "tiny 1"})
-            for replica in replicas:
-                assert replica.serving == expected
-
-    run(scenario())
-
-
-def test_of_several_that_serve_a_broken_one_takes_none_away(shelf: Shelf) -> None:
-    shelf.put(version=1)
-    shelf.put(version=2)
-
-    async def scenario() -> None:
-        replica = MemoryReplica()
-        async with polling(shelf, replica, policy=VersionPolicy(latest=2)):
-            shelf.put(version=3, broken=True)
-            for _ in range(3):
-                await a_round()
-                assert set(replica.serving) == {("tiny", 1), ("tiny", 2)}
-            shelf.put(version=3)
-            await a_round()
-            assert set(replica.serving) == {("tiny", 2), ("tiny", 3)}
-
-    run(scenario())
-
-
-def test_of_several_new_versions_those_that_are_whole_serve(shelf: Shelf) -> None:
-    async def scenario() -> None:
-        replica = MemoryReplica()
-        async with explicit(shelf, replica) as controller:
-            shelf.put(version=1)
-            shelf.put(version=2, broken=True)
-            shelf.put(version=3)
-            with pytest.raises(BundleRefused):
-                await controller.load("tiny", None)
-            assert set(replica.serving) == {("tiny", 1), ("tiny", 3)}
-
-    run(scenario())
-
-
-def test_a_version_that_is_changed_and_broken_serves_as_it_was_and_says_so_until_it_is_mended(shelf: Shelf) -> None:
-    shelf.put()
-
-    async def scenario() -> None:
-        replica = MemoryReplica()
-        async with explicit(shelf, replica) as controller:
-            shelf.put(broken=True)
-            with pytest.raises(BundleRefused):
-                await controller.load("tiny", None)
-            assert replica.serving == {("tiny", 1): "tiny 1"}
-            assert replica.states() == {("tiny", 1): "READY"}
-            assert replica.reason("tiny", 1).startswith(
-                "serves as it was loaded; its folder has changed and is refused: model.onnx: has "
-            )
-            shelf.put(title="mended")
-            await controller.load("tiny", None)
-            assert replica.serving == {("tiny", 1): "mended"}
-            assert replica.reason("tiny", 1) == ""
-
-    run(scenario())
-
-
-def test_what_was_refused_is_tried_again_by_a_call_though_its_folder_is_as_it_was(shelf: Shelf) -> None:
-    shelf.put()
-
-    async def scenario() -> None:
-        replica = MemoryReplica()
-        replica.refuses["tiny", 1] = NotReady("no memory is left")
-        async with explicit(shelf, replica, load_at_start=frozenset()) as controller:
-            with pytest.raises(NotReady, match="no memory is left"):
-                await controller.load("tiny", None)
-            assert replica.reason("tiny", 1) == "no memory is left"
-            replica.refuses.clear()
-            await controller.load("tiny", None)
-            assert replica.serving == {("tiny", 1): "tiny 1"}
-            assert replica.reason("tiny", 1) == ""
-
-    run(scenario())
-
-
-def test_a_folder_without_any_file_is_refused_like_another(shelf: Shelf) -> None:
-    shelf.put(version=1)
-    (shelf.folder / "tiny" / "2").mkdir()
-
-    async def scenario() -> None:
-        replica = MemoryReplica()
-        async with explicit(shelf, replica) as controller:
-            assert replica.states() == {("tiny", 1): "READY", ("tiny", 2): "UNAVAILABLE"}
-            assert replica.reason("tiny", 2).startswith("manifest.json: ")
-            assert not replica.listing.ready
-            with pytest.raises(BundleRefused):
-                await controller.load("tiny", None)
-
-    run(scenario())
-
-
-def test_an_error_of_the_trial_itself_is_told_and_the_next_change_goes_well(shelf: Shelf) -> None:
-    shelf.put(version=1)
-
-    async def scenario() -> None:
-        replica, trial = MemoryReplica(), MemoryTrial()
-        async with explicit(shelf, replica, trial=trial) as controller:
-            shelf.put(version=2)
-            trial.fails_with = LookupError("a defect")
-            with pytest.raises(LookupError, match="a defect"):
-                await controller.load("tiny", None)
-            assert set(replica.serving) == {("tiny", 1)}
-            trial.fails_with = None
-            await controller.load("tiny", None)
-            assert set(replica.serving) == {("tiny", 1), ("tiny", 2)}
-            assert set(replica.states().values()) == {"READY"}
-
-    run(scenario())
-
-
-# Several replicas
-
-
-def test_what_one_replica_refuses_no_replica_serves(shelf: Shelf) -> None:
-    shelf.put(version=1)
-
-    async def scenario() -> None:
-        replicas = [MemoryReplica(), MemoryReplica(), MemoryReplica()]
-        async with explicit(shelf, *replicas) as controller:
-            replicas[1].refuses["tiny", 2] = RuntimeFailure("no memory is left")
-            shelf.put(version=1, title="changed")
-            shelf.put(version=2)
-            shelf.put(version=3)
-            with pytest.raises(RuntimeFailure, match="no memory is left"):
-                await controller.load("tiny", None)
-            for replica in replicas:
-                assert replica.serving == {("tiny", 1): "changed", ("tiny", 3): "tiny 3"}
-                assert replica.reason("tiny", 2) == "no memory is left"
-                assert replica.prepared == {}, "what was loaded for nothing is let go"
-
-    run(scenario())
-
-
-@pytest.mark.parametrize("policy", [None, LATEST], ids=["all", "latest"])
-def test_where_a_replica_refuses_all_that_is_new_nothing_changes_in_any_and_nothing_is_kept_loaded(
-    shelf: Shelf, policy: VersionPolicy | None
-) -> None:
-    shelf.put()
-
-    async def scenario() -> None:
-        replicas = [MemoryReplica(), MemoryReplica()]
-        async with explicit(shelf, *replicas) as controller:
-            replicas[0].refuses["tiny", 2] = RuntimeFailure("no memory is left")
-            shelf.put(version=2)
-            with pytest.raises(RuntimeFailure):
-                await controller.load("tiny", policy)
-            for replica in replicas:
-                assert replica.serving == {("tiny", 1): "tiny 1"}
-                assert replica.prepared == {}
-
-    run(scenario())
-
-
-@pytest.mark.parametrize("step", ["prepare", "commit", "publish"])
-def test_a_replica_that_goes_away_in_a_change_does_not_stop_it_and_its_replacement_gets_the_new_state(
-    shelf: Shelf, step: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    shelf.put(version=1)
-
-    async def scenario() -> None:
-        dying, other, replacement = MemoryReplica(), MemoryReplica(), MemoryReplica()
-        async with explicit(shelf, dying, other) as controller:
-            shelf.put(version=2)
-            dying.dies_at = step
-            await controller.load("tiny", LATEST)
-            assert dying.gone
-            assert other.serving == {("tiny", 2): "tiny 2"}
-            controller.leave(dying)
-            await controller.join(replacement)
-            assert replacement.serving == other.serving
-            assert replacement.listing == other.listing == controller.listing()
-            shelf.put(version=3)
-            await controller.load("tiny", None)
-            assert replacement.serving == other.serving == {("tiny", 2): "tiny 2", ("tiny", 1): "tiny 1", **V3}
-
-    run(scenario())
-    assert "a worker went away during a change" in caplog.text
-
-
-V3 = {("tiny", 3): "tiny 3"}
-
-
-def test_with_no_replica_left_a_change_is_made_for_those_to_come(shelf: Shelf) -> None:
-    shelf.put(version=1)
-
-    async def scenario() -> None:
-        only_one, replacement = MemoryReplica(), MemoryReplica()
-        async with explicit(shelf, only_one) as controller:
-            only_one.gone = True
-            controller.leave(only_one)
-            controller.leave(only_one)  # who never joined, or has left, may leave
-            shelf.put(version=2)
-            await controller.load("tiny", None)
-            await controller.join(replacement)
-            assert replacement.serving == {("tiny", 1): "tiny 1", ("tiny", 2): "tiny 2"}
-
-    run(scenario())
-
-
-@pytest.mark.parametrize("step", ["prepare", "commit", "publish"])
-def test_a_replica_that_goes_away_while_it_joins_is_no_part_of_the_next_change(shelf: Shelf, step: str) -> None:
-    shelf.put()
-
-    async def scenario() -> None:
-        replica, dying = MemoryReplica(), MemoryReplica()
-        async with explicit(shelf, replica) as controller:
-            dying.dies_at = step
-            with pytest.raises(ConnectionError):
-                await controller.join(dying)
-            controller.leave(dying)
-            shelf.put(version=2)
-            await controller.load("tiny", None)
-            assert set(replica.serving) == {("tiny", 1), ("tiny", 2)}
-
-    run(scenario())
-
-
-def test_a_replica_that_can_not_load_what_the_others_serve_does_not_join(shelf: Shelf) -> None:
-    shelf.put("a")
-    shelf.put("b")
-
-    async def scenario() -> None:
-        replica, late = MemoryReplica(), MemoryReplica()
-        async with explicit(shelf, replica) as controller:
-            shelf.put("a", broken=True)
-            with pytest.raises(BundleRefused):
-                await controller.join(late)
-            assert late.serving == {}
-            assert replica.serving == {("a", 1): "a 1", ("b", 1): "b 1"}
-            assert set(replica.states().values()) == {"READY"}
-            shelf.put("b", 2)
-            await controller.load("b", None)
-            assert late.serving == {}
-            assert late.loads == [("b", 1)], "it takes part in nothing"
-            shelf.put("a", title="mended")
-            await controller.join(late)
-            assert set(late.serving) == set(replica.serving)
-
-    run(scenario())
-
-
-def test_where_no_replica_is_left_what_the_next_one_can_not_load_does_not_keep_the_rest_from_serving(
-    shelf: Shelf, caplog: pytest.LogCaptureFixture
-) -> None:
-    shelf.put("a")
-    shelf.put("b")
-
-    async def scenario() -> None:
-        first, second, third = MemoryReplica(), MemoryReplica(), MemoryReplica()
-        async with polling(shelf, first) as controller:
-            shelf.put("a", broken=True)
-            await a_round()
-            assert first.serving == {("a", 1): "a 1", ("b", 1): "b 1"}
-            first.gone = True
-            controller.leave(first)
-            for replica in (second, third):
-                await controller.join(replica)
-                assert replica.serving == {("b", 1): "b 1"}
-                assert replica.states() == {("a", 1): "UNAVAILABLE", ("b", 1): "READY"}
-                assert replica.reason("a", 1).startswith("model.onnx: has ")
-            shelf.put("a", title="mended")
-            await a_round()
-            assert second.serving == third.serving == {("a", 1): "mended", ("b", 1): "b 1"}
-
-    run(scenario())
-    assert "model a version 1 serves no longer: model.onnx: has " in caplog.text
-
-
-def test_until_it_has_joined_a_replica_is_told_that_it_does_not_serve_yet(shelf: Shelf) -> None:
-    shelf.put("a")
-    shelf.put("b", broken=True)
-
-    async def scenario() -> None:
-        replica, late = MemoryReplica(), MemoryReplica()
-        async with explicit(shelf, replica, load_at_start=frozenset({"a"})) as controller:
-            with pytest.raises(BundleRefused):
-                await controller.load("b", None)
-            assert replica.listing.ready
-            late.may_load.clear()
-            joining = asyncio.create_task(controller.join(late))
-            await late.until(lambda one: one.listing.entries)
-            assert late.states() == {("a", 1): "LOADING", ("b", 1): "UNAVAILABLE"}
-            assert late.reason("a", 1) == "is being loaded"
-            assert not late.listing.ready
-            late.may_load.set()
-            await joining
-            assert late.listing == replica.listing
-            assert late.listing.ready
-
-    run(scenario())
-
-
-# One change at a time
-
-
-def test_a_replica_that_joins_during_a_change_waits_for_it(shelf: Shelf) -> None:
-    shelf.put(version=1)
-
-    async def scenario() -> None:
-        replica, late, trial = MemoryReplica(), MemoryReplica(), MemoryTrial()
-        async with explicit(shelf, replica, trial=trial) as controller:
-            shelf.put(version=2)
-            trial.may_end.clear()
-            loading = asyncio.create_task(controller.load("tiny", LATEST))
-            await replica.until(lambda one: "LOADING" in one.states().values())
-            joining = asyncio.create_task(controller.join(late))
-            await asyncio.sleep(LONG_S)
-            assert not joining.done()
-            assert late.loads == []
-            trial.may_end.set()
-            await asyncio.gather(loading, joining)
-            assert late.serving == replica.serving == {("tiny", 2): "tiny 2"}
-            assert late.loads == [("tiny", 2)]
-
-    run(scenario())
-
-
-def test_a_change_waits_for_a_replica_that_joins(shelf: Shelf) -> None:
-    shelf.put(version=1)
-
-    async def scenario() -> None:
-        replica, late = MemoryReplica(), MemoryReplica()
-        async with explicit(shelf, replica) as controller:
-            shelf.put(version=2)
-            late.may_load.clear()
-            joining = asyncio.create_task(controller.join(late))
-            await asyncio.sleep(1)
-            loading = asyncio.create_task(controller.load("tiny", None))
-            await asyncio.sleep(LONG_S)
-            assert replica.serving == {("tiny", 1): "tiny 1"}
-            late.may_load.set()
-            await asyncio.gather(joining, loading)
-            assert late.serving == replica.serving == {("tiny", 1): "tiny 1", ("tiny", 2): "tiny 2"}
-
-    run(scenario())
-
-
-def test_changes_asked_for_at_once_are_made_one_after_the_other(shelf: Shelf) -> None:
-    for name in ("a", "b", "c"):
-        shelf.put(name, 1)
-        shelf.put(name, 2)
-
-    async def scenario() -> None:
-        replicas = [MemoryReplica(), MemoryReplica()]
-        async with explicit(shelf, *replicas, load_at_start=frozenset({"c"})) as controller:
-            for replica in replicas:
-                replica.may_load.clear()
-            changes = [
-                asyncio.create_task(one)
-                for one in (
-                    controller.load("a", LATEST),
-                    controller.load("b", None),
-                    controller.load("a", only(1)),
-                    controller.unload("c"),
-                )
-            ]
-            await asyncio.sleep(LONG_S)
-            assert not any(one.done() for one in changes)
-            for replica in replicas:
-                replica.may_load.set()
-            await asyncio.gather(*changes)
-            for replica in replicas:
-                assert set(replica.serving) == {("a", 1), ("b", 1), ("b", 2)}
-                assert replica.loading == [0, 1]
-                assert replica.loads[-4:] == [("a", 2), ("b", 1), ("b", 2), ("a", 1)]
-
-    run(scenario())
-
-
-def test_a_load_is_finished_though_who_asked_for_it_goes_away(shelf: Shelf) -> None:
-    shelf.put(version=1)
-
-    async def scenario() -> None:
-        replica, trial = MemoryReplica(), MemoryTrial()
-        async with explicit(shelf, replica, trial=trial) as controller:
-            shelf.put(version=2)
-            trial.may_end.clear()
-            loading = asyncio.create_task(controller.load("tiny", LATEST))
-            await replica.until(lambda one: "LOADING" in one.states().values())
-            loading.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await loading
-            trial.may_end.set()
-            await replica.until(lambda one: one.serving == {("tiny", 2): "tiny 2"})
-
-    run(scenario())
-
-
-def test_a_load_that_nobody_waits_for_any_more_may_be_refused_in_silence(
-    shelf: Shelf, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def scenario() -> None:
-        replica, trial = MemoryReplica(), MemoryTrial()
-        async with explicit(shelf, replica, trial=trial) as controller:
-            shelf.put(broken=True)
-            trial.may_end.clear()
-            loading = asyncio.create_task(controller.load("tiny", None))
-            await replica.until(lambda one: "LOADING" in one.states().values())
-            loading.cancel()
-            trial.may_end.set()
-            await replica.until(lambda one: "UNAVAILABLE" in one.states().values())
-            with pytest.raises(asyncio.CancelledError):
-                await loading
-
-    run(scenario())
-    gc.collect()
-    assert [one.name for one in caplog.records if one.levelno >= logging.ERROR] == ["service.repository.controller"]
-
-
-def test_what_serves_goes_on_while_a_change_is_made(shelf: Shelf) -> None:
-    shelf.put(version=1)
-
-    async def scenario() -> None:
-        replica, trial = MemoryReplica(), MemoryTrial()
-        async with explicit(shelf, replica, trial=trial) as controller:
-            shelf.put(version=1, title="changed")
-            shelf.put(version=2)
-            trial.may_end.clear()
-            loading = asyncio.create_task(controller.load("tiny", None))
-            await replica.until(lambda one: ("tiny", 2) in one.states())
-            assert replica.serving == {("tiny", 1): "tiny 1"}
-            assert replica.states() == {("tiny", 1): "READY", ("tiny", 2): "LOADING"}
-            assert states(await controller.index()) == [
-                ("tiny", 1, "READY", ""),
-                ("tiny", 2, "LOADING", "is being loaded"),
-            ]
-            trial.may_end.set()
-            await loading
-
-    run(scenario())
-
-
-def test_the_end_does_not_wait_for_changes(shelf: Shelf) -> None:
-    shelf.put()
-
-    async def scenario() -> None:
-        replica, trial = MemoryReplica(), MemoryTrial()
-        async with polling(shelf, replica, trial=trial) as controller:
-            shelf.put(version=2)
-            trial.may_end.clear()
-            await replica.until(lambda one: "LOADING" in one.states().values())
-            await controller.close()
-            trial.may_end.set()
-            await asyncio.sleep(LONG_S)
-            assert replica.serving == {("tiny", 1): "tiny 1"}
-        async with explicit(shelf, MemoryReplica(), trial=trial, load_at_start=frozenset()) as controller:
-            trial.may_end.clear()
-            loading = asyncio.create_task(controller.load("tiny", None))
-            await asyncio.sleep(1)
-            await controller.close()
-            with pytest.raises(asyncio.CancelledError):
-                await loading
-
-    run(scenario())
-
-
 # Readiness
 
 
@@ -1086,218 +591,6 @@ def test_what_is_refused_keeps_no_readiness_back_once_it_is_not_wanted(shelf: Sh
             await a_round()
             assert followed.serving == {("tiny", 3): "tiny 3"}
             assert followed.listing.ready
-
-    run(scenario())
-
-
-# Following the folder
-
-
-def test_a_poll_notices_new_changed_and_removed_versions_within_its_period(shelf: Shelf) -> None:
-    for version in (1, 2):
-        shelf.put(version=version)
-
-    async def scenario() -> None:
-        replicas = [MemoryReplica(), MemoryReplica()]
-        async with polling(shelf, *replicas, poll_s=30.0):
-            loop = asyncio.get_running_loop()
-            began = loop.time()
-            shelf.put(version=1, title="changed")
-            shelf.remove(version=2)
-            shelf.put(version=3)
-            shelf.put("other", 7)
-            expected = {("tiny", 1): "changed", ("tiny", 3): "tiny 3", ("other", 7): "other 7"}
-            for replica in replicas:
-                await replica.until(lambda one: one.states() == dict.fromkeys(expected, "READY"))
-                assert replica.serving == expected
-            assert loop.time() - began <= 30.0
-            shelf.remove("other", 7)
-            for replica in replicas:
-                await replica.until(lambda one: ("other", 7) not in one.states())
-                assert replica.serving == {("tiny", 1): "changed", ("tiny", 3): "tiny 3"}
-            assert loop.time() - began <= 60.0
-
-    run(scenario())
-
-
-def test_where_nothing_changes_nothing_is_loaded_tried_or_published_again(shelf: Shelf) -> None:
-    shelf.put("a")
-    shelf.put("b")
-    shelf.put("c", broken=True)
-
-    async def scenario() -> None:
-        replica, trial = MemoryReplica(), MemoryTrial()
-        async with polling(shelf, replica, trial=trial):
-            loads, tried, listing = list(replica.loads), list(trial.tried), replica.listing
-            await asyncio.sleep(LONG_S)
-            assert (replica.loads, trial.tried) == (loads, tried)
-            assert replica.listing is listing
-
-    run(scenario())
-
-
-@pytest.mark.parametrize("policy", [VersionPolicy(), LATEST], ids=["all", "latest"])
-def test_a_poll_that_finds_a_broken_version_leaves_the_old_one_serving_for_as_long_as_it_is_broken(
-    shelf: Shelf, policy: VersionPolicy
-) -> None:
-    shelf.put(version=1)
-
-    async def scenario() -> None:
-        replica, trial = MemoryReplica(), MemoryTrial()
-        async with polling(shelf, replica, trial=trial, policy=policy):
-            shelf.put(version=2, broken=True)
-            await asyncio.sleep(LONG_S)
-            assert trial.tried == [[("tiny", 1)], [("tiny", 2)]], "what is broken is not tried again and again"
-            assert replica.serving == {("tiny", 1): "tiny 1"}
-            assert replica.states() == {("tiny", 1): "READY", ("tiny", 2): "UNAVAILABLE"}
-            assert replica.reason("tiny", 2).startswith("model.onnx: has ")
-            shelf.put(version=2)
-            await a_round()
-            assert replica.serving == {("tiny", 2): "tiny 2"} | ({} if policy is LATEST else {("tiny", 1): "tiny 1"})
-
-    run(scenario())
-
-
-def test_a_poll_lets_a_changed_version_that_is_broken_serve_as_it_was(shelf: Shelf) -> None:
-    shelf.put()
-
-    async def scenario() -> None:
-        replica, trial = MemoryReplica(), MemoryTrial()
-        async with polling(shelf, replica, trial=trial):
-            shelf.put(broken=True)
-            for _ in range(3):
-                await a_round()
-                assert replica.serving == {("tiny", 1): "tiny 1"}
-                assert "its folder has changed and is refused" in replica.reason("tiny", 1)
-                assert trial.tried == [[("tiny", 1)], [("tiny", 1)]]
-            shelf.put(title="mended")
-            await a_round()
-            assert replica.serving == {("tiny", 1): "mended"}
-            assert replica.reason("tiny", 1) == ""
-
-    run(scenario())
-
-
-@pytest.mark.parametrize("policy", [VersionPolicy(), LATEST], ids=["all", "latest"])
-def test_a_version_whose_folder_is_gone_is_kept_while_nothing_but_broken_ones_would_be_left(
-    shelf: Shelf, policy: VersionPolicy
-) -> None:
-    shelf.put(version=1)
-
-    async def scenario() -> None:
-        replica = MemoryReplica()
-        async with polling(shelf, replica, policy=policy):
-            shelf.remove(version=1)
-            shelf.put(version=2, broken=True)
-            for _ in range(3):
-                await a_round()
-                assert replica.serving == {("tiny", 1): "tiny 1"}
-            shelf.put(version=2)
-            await a_round()
-            assert replica.serving == {("tiny", 2): "tiny 2"}
-            assert replica.states() == {("tiny", 2): "READY"}
-
-    run(scenario())
-
-
-def test_a_version_whose_folder_is_gone_is_let_go_where_another_serves_beside_a_broken_one(shelf: Shelf) -> None:
-    shelf.put(version=1)
-    shelf.put(version=2)
-
-    async def scenario() -> None:
-        replica = MemoryReplica()
-        async with polling(shelf, replica):
-            shelf.remove(version=1)
-            shelf.put(version=3, broken=True)
-            await a_round()
-            assert replica.serving == {("tiny", 2): "tiny 2"}
-            assert replica.states() == {("tiny", 2): "READY", ("tiny", 3): "UNAVAILABLE"}
-
-    run(scenario())
-
-
-def test_the_last_version_is_let_go_with_its_folder(shelf: Shelf) -> None:
-    shelf.put(version=1)
-    shelf.put(version=2, broken=True)
-
-    async def scenario() -> None:
-        replica = MemoryReplica()
-        async with polling(shelf, replica):
-            shutil.rmtree(shelf.folder / "tiny")
-            await a_round()
-            assert replica.serving == {}
-            assert replica.listing.entries == ()
-
-    run(scenario())
-
-
-def test_a_version_that_the_policy_does_not_want_any_more_is_listed_and_one_that_it_never_wanted_too(
-    shelf: Shelf,
-) -> None:
-    shelf.put(version=5)
-
-    async def scenario() -> None:
-        replica = MemoryReplica()
-        async with polling(shelf, replica, policy=LATEST):
-            shelf.put(version=3)
-            await a_round()
-            assert replica.states() == {("tiny", 3): "UNAVAILABLE", ("tiny", 5): "READY"}
-            shelf.put(version=6)
-            await a_round()
-            assert replica.states() == {
-                ("tiny", 3): "UNAVAILABLE",
-                ("tiny", 5): "UNAVAILABLE",
-                ("tiny", 6): "READY",
-            }
-            assert replica.reason("tiny", 5) == "is not loaded"
-            shelf.remove(version=6)
-            await a_round()
-            assert replica.serving == {("tiny", 5): "tiny 5"}
-            assert replica.states() == {("tiny", 3): "UNAVAILABLE", ("tiny", 5): "READY"}
-
-    run(scenario())
-
-
-def test_an_error_in_one_round_does_not_end_the_rounds(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
-    shelf.put(version=1)
-
-    async def scenario() -> None:
-        replica, trial = MemoryReplica(), MemoryTrial()
-        async with polling(shelf, replica, trial=trial):
-            away = shelf.folder.rename(shelf.folder.with_name("away"))
-            await a_round()
-            assert replica.serving == {("tiny", 1): "tiny 1"}
-            away.rename(shelf.folder)
-            shelf.put(version=2)
-            trial.fails_with = LookupError("a defect")
-            await a_round()
-            assert set(replica.serving) == {("tiny", 1)}
-            trial.fails_with = None
-            await a_round()
-            assert set(replica.serving) == {("tiny", 1), ("tiny", 2)}
-
-    run(scenario())
-    errors = [one for one in caplog.records if one.getMessage().startswith("looking for changed models failed")]
-    assert [one.exc_info[0] for one in errors if one.exc_info] == [NotReady, LookupError]
-
-
-def test_a_poll_that_tries_for_long_keeps_a_replacement_waiting_for_one_model_only(shelf: Shelf) -> None:
-    shelf.put("a")
-
-    async def scenario() -> None:
-        replica, late, trial = MemoryReplica(), MemoryReplica(), MemoryTrial()
-        async with polling(shelf, replica, trial=trial) as controller:
-            shelf.put("b")
-            shelf.put("c")
-            trial.may_end.clear()
-            await replica.until(lambda one: ("b", 1) in one.states())
-            joining = asyncio.create_task(controller.join(late))
-            await asyncio.sleep(1)
-            trial.may_end.set()
-            await joining
-            assert set(late.serving) == {("a", 1), ("b", 1)}
-            await a_round()
-            assert late.serving == replica.serving == {("a", 1): "a 1", ("b", 1): "b 1", ("c", 1): "c 1"}
 
     run(scenario())
 

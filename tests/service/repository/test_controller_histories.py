@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 NAMES = ("a", "b")
 names = st.sampled_from(NAMES)
-versions = st.integers(1, 4)
+versions = st.integers(1, 3)
 policies = st.sampled_from([VersionPolicy(), VersionPolicy(latest=1), VersionPolicy(latest=2)])
 specific = st.sets(versions, min_size=1, max_size=3).map(lambda some: VersionPolicy(specific=tuple(sorted(some))))
 bundles = st.tuples(names, versions, st.booleans())
@@ -98,6 +98,12 @@ class Server(RuleBasedStateMachine):
     def put(self, name: str, version: int, broken: bool) -> None:
         with self.nothing_changes():
             self._put(name, version, broken=broken)
+
+    @precondition(lambda self: self.known)
+    @rule(number=st.integers(0, 5))
+    def damage(self, number: int) -> None:
+        keys = sorted(self.known)
+        self.put(*keys[number % len(keys)], broken=True)
 
     @rule(name=names, version=versions)
     def remove(self, name: str, version: int) -> None:
@@ -167,6 +173,14 @@ class Server(RuleBasedStateMachine):
                 self.reap()
             else:
                 victim.dies_at = step
+
+    @precondition(lambda self: self.live)
+    @rule()
+    def kill_all(self) -> None:
+        with self.nothing_changes():
+            for victim in self.live:
+                victim.gone = True
+            self.reap()
 
     @precondition(lambda self: len(self.live) < 3)
     @rule()

@@ -387,8 +387,12 @@ def test_answers_to_nobody_are_passed_over() -> None:
             theirs.send(frame("result", 77, "", 1) + frame("error", 78, "", ("NotFound", ("x",), 0.0)))
             call = asyncio.create_task(channel.call("x", answer=int, timeout_s=PATIENT_S))
             await asyncio.sleep(0)
-            theirs.send(frame("result", 1, "", 5))
+            theirs.send(2 * frame("result", 1, "", 5))
             assert await call == 5
+            call = asyncio.create_task(channel.call("x", answer=int, timeout_s=PATIENT_S))
+            await asyncio.sleep(0)
+            theirs.send(frame("result", 2, "", 6))
+            assert await call == 6
 
     run(scenario())
 

@@ -642,6 +642,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "one number": ([{**ONE, "data": 0.5}], "input 'image': data have 1 elements"),
     "one long text": ([{**ONE, "data": "AAAA"}], "data of FP32 must be numbers; found: a text"),
     "neither": ([{name: ONE[name] for name in ("name", "shape", "datatype")}], "must have either data or"),
+    "null": ([{**ONE, "data": None}], "must have either data or"),
     "both": ([{**ONE, "parameters": {"binary_data_size": 96}}], "must have either data or the parameter"),
     "too many rows": ([tensor(np.zeros((9, 1, HEIGHT, WIDTH)))], "at most 8 rows"),
 }

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
+
+import pytest
+
+from tests.clients.models import grow, identity, slow, write, write_models
+from tests.clients.serving import KEY, Served, serving
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], Served]]:
+    """Give a function from a number of workers to a server with so many, started once."""
+    with ExitStack() as running:
+
+        @cache
+        def started(workers: int) -> Served:
+            folder = tmp_path_factory.mktemp("models")
+            write_models(folder)
+            return running.enter_context(serving(folder, workers=workers, admin_key=KEY))
+
+        yield started
+
+
+@pytest.fixture(scope="session")
+def served(request: pytest.FixtureRequest, servers: Callable[[int], Served]) -> Served:
+    """A server that can be controlled with the key. It has two workers, unless the test says how many (`alone`)."""
+    return servers(getattr(request, "param", 2))
+
+
+@pytest.fixture(scope="session")
+def bounded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server that nobody can control, which takes small bodies, and one request that waits."""
+    folder = tmp_path_factory.mktemp("bounded")
+    for name, graph in (("fixed", identity("FP32", [2, 3])), ("slow", slow()), ("grow", grow())):
+        write(folder, name, graph)
+    with serving(folder, workers=1, max_body_bytes=2**20, max_queue_rows=1) as served:
+        yield served
