@@ -32,28 +32,28 @@ def test_tensors_as_large_as_the_limit_pass_both_ways(caller: Caller) -> None:
 @grpc_only
 def test_a_message_over_the_limit_is_refused_by_name(caller: Caller) -> None:
     array = row_of(LIMIT + ENVELOPE)
-    caller.refused(lambda: caller.echo(array), 413, f"{LIMIT + ENVELOPE}", grpc="RESOURCE_EXHAUSTED")
+    caller.refused(lambda: caller.ask("fixed", {"x": array}), 413, f"{LIMIT + ENVELOPE}", grpc="RESOURCE_EXHAUSTED")
     assert caller.is_server_ready() is True
 
 
 @pytest.mark.parametrize("caller", ["http", "http.aio"], indirect=True)
 def test_a_body_over_the_limit_is_refused_by_name(caller: Caller) -> None:
     array = row_of(LIMIT)
-    caller.refused(lambda: caller.echo(array), 413, f"{LIMIT} bytes", "INFERD_MAX_BODY_BYTES")
+    caller.refused(lambda: caller.ask("fixed", {"x": array}), 413, f"{LIMIT} bytes", "INFERD_MAX_BODY_BYTES")
     assert caller.is_server_ready() is True
 
 
 def test_the_limit_can_be_set(visitor: Caller) -> None:
     words = [str(2**20 + ENVELOPE)] if visitor.is_grpc else [f"{2**20} bytes", "INFERD_MAX_BODY_BYTES"]
     array = row_of(2**20 + ENVELOPE)
-    visitor.refused(lambda: visitor.ask("grow", {"x": array}), 413, *words, grpc="RESOURCE_EXHAUSTED")
+    visitor.refused(lambda: visitor.ask("fixed", {"x": array}), 413, *words, grpc="RESOURCE_EXHAUSTED")
 
 
 def test_what_is_small_only_while_it_is_compressed_is_refused(visitor: Caller) -> None:
     array = np.zeros((1, 2**19), np.float32)
     how = "compression_algorithm" if visitor.is_grpc else "request_compression_algorithm"
     for algorithm in ("gzip", "deflate"):
-        ask = lambda algorithm=algorithm: visitor.ask("grow", {"x": array}, **{how: algorithm})  # noqa: E731 - to be refused
+        ask = lambda algorithm=algorithm: visitor.ask("fixed", {"x": array}, **{how: algorithm})  # noqa: E731 - to be refused
         visitor.refused(ask, 413, grpc="RESOURCE_EXHAUSTED")
     assert visitor.is_server_ready() is True
 

@@ -149,19 +149,31 @@ def test_metrics_count_every_request_by_protocol_and_status(caller: Caller) -> N
     }
 
 
-def test_metrics_say_how_many_workers_there_are(served: Served) -> None:
-    assert served.server.metric("inferd_workers") == (served.workers if served.workers > 1 else 0)
+def test_metrics_tell_workers_apart_and_add_them_up(served: Served) -> None:
+    told = scrape(served)
+    by_worker = {name: value for name, value in told.items() if name.startswith("inferd_worker_requests_total")}
+    if served.workers == 1:
+        assert by_worker == {}
+        return
+    assert told["inferd_workers"] == len(by_worker) == served.workers
+    everything = sum(value for name, value in told.items() if name.startswith("inferd_requests_total"))
+    assert sum(by_worker.values()) == everything
 
 
 def read(caller: Caller, names: Iterable[str]) -> dict[str, float]:
     """Read series once they stand still: a request is counted right after its answer, not before."""
 
     def once() -> dict[str, float]:
-        lines = caller.served.server.get("/metrics").splitlines()
-        told = {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+        told = scrape(caller.served)
         return {name: told.get(name, 0.0) for name in names}
 
     last, now = once(), once()
     while last != now:
         last, now = now, once()
     return now
+
+
+def scrape(served: Served) -> dict[str, float]:
+    """Read all metrics."""
+    lines = served.server.get("/metrics").splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
