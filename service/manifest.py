@@ -6,6 +6,7 @@ where it comes from. The folder gives the name and the version; the manifest doe
 
 Models are frozen and refuse unknown keys. `schema_version` is looked at before anything else. Version 2 added models
 that are served as their graph (task `tensors`), of which less is known; of all others it asks what version 1 asked.
+Version 3 added graphs that are run once a token (`step`) and text that is read character by character.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from service.errors import BundleRefused
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.npz"
 MODEL_FILE = "model.onnx"
@@ -101,12 +102,47 @@ class Tensor(_Contract):
         )
 
 
+class StatePair(_Contract):
+    """A state of an autoregressive graph: an input (zeros at the start), and the output that is its next value."""
+
+    input: str
+    output: str
+
+
+class Step(_Contract):
+    """What the tensors of a graph mean that is run once a token.
+
+    Attributes:
+        token: the input, INT64 (batch,): the last token of each sequence.
+        logits: the output, FP32 (batch, vocabulary): of each sequence's next token.
+        states: what is carried from step to step, FP32, batch axis first.
+        context: inputs that stay as they are for as long as a sequence lives.
+    """
+
+    token: str
+    logits: str
+    states: tuple[StatePair, ...] = Field(min_length=1)
+    context: tuple[str, ...] = ()
+
+
 class Graph(_Contract):
-    """One ONNX file with its tensors."""
+    """One ONNX file with its tensors; `step` is there where it is run once a token."""
 
     file: FileName
     inputs: tuple[Tensor, ...] = Field(min_length=1)
     outputs: tuple[Tensor, ...] = Field(min_length=1)
+    step: Step | None = None
+
+    @model_validator(mode="after")
+    def _step_names_every_tensor(self) -> Self:
+        if self.step:
+            states = self.step.states
+            named = sorted([self.step.token, *self.step.context, *(pair.input for pair in states)])
+            answered = sorted([self.step.logits, *(pair.output for pair in states)])
+            for kind, found, tensors in (("inputs", named, self.inputs), ("outputs", answered, self.outputs)):
+                if found != (expected := sorted(tensor.name for tensor in tensors)):
+                    raise ValueError(f"step names the {kind} {found}, and the graph has {expected}")
+        return self
 
     @property
     def batched(self) -> bool:
@@ -164,6 +200,44 @@ class ImagePreprocessing(_Contract):
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise ValueError(f"mean and std need {self.channels} values each, one a channel")
         return self
+
+
+def _single_characters(replacements: dict[str, str]) -> dict[str, str]:
+    if long := [character for character in replacements if len(character) != 1]:
+        raise ValueError(f"replacements are of single characters, not of {long}")
+    return replacements
+
+
+class CharacterPreprocessing(_Contract):
+    """From a text to the tokens of a graph that reads it character by character.
+
+    Attributes:
+        vocabulary: a JSON file, the list of characters in the order of their token ids.
+        start: the character that an empty prompt stands for.
+        replacements: what stands in for characters outside the vocabulary; any other such character is refused.
+    """
+
+    kind: Literal["characters"] = "characters"
+    vocabulary: FileName = "vocab.json"
+    start: Annotated[str, Field(min_length=1, max_length=1)] = "\n"
+    replacements: Annotated[dict[str, str], AfterValidator(_single_characters)] = {}
+
+
+def _kind_of(preprocessing: object) -> object:
+    """What kind of preprocessing this is; `image` where it does not say, as version 1 knew no other."""
+    if isinstance(preprocessing, dict):
+        return preprocessing.get("kind", "image")
+    return getattr(preprocessing, "kind", None)
+
+
+Preprocessing = Annotated[
+    Annotated[ImagePreprocessing, Tag("image")] | Annotated[CharacterPreprocessing, Tag("characters")],
+    Discriminator(
+        _kind_of,
+        custom_error_type="kind",
+        custom_error_message="kind must be 'image' or 'characters'",
+    ),
+]
 
 
 class ClassificationPostprocessing(_Contract):
@@ -248,13 +322,13 @@ class Manifest(_Contract):
         golden: inputs and outputs (npz without pickle) that the service replays at load; only a model that is served as
             its graph may have none.
         preprocessing: from a request's input to the graph's; None where requests are tensors.
-        postprocessing: from the graph's output to an answer; None where answers are tensors.
+        postprocessing: from the graph's output to an answer; None where answers are tensors, or made token by token.
         quality: measured figures.
         provenance: of a model that was trained here.
         licence: of a model that was not, where its owner said.
     """
 
-    schema_version: Literal[1, 2]
+    schema_version: Literal[1, 2, 3]
     title: str
     description: str
     task: Annotated[str, Field(pattern=r"^[a-z]+(-[a-z]+)*$")]
@@ -263,7 +337,7 @@ class Manifest(_Contract):
     variants: dict[str, Variant]
     default_variant: str
     golden: FileName | None = GOLDEN_FILE
-    preprocessing: ImagePreprocessing | None = None
+    preprocessing: Preprocessing | None = None
     postprocessing: ClassificationPostprocessing | None = None
     batching: Batching = Batching()
     quality: tuple[Quality, ...]
@@ -278,8 +352,12 @@ class Manifest(_Contract):
         used = {graph.file for graph in graphs}
         used |= {self.golden} if self.golden else set()
         used |= {self.postprocessing.labels} if self.postprocessing else set()
+        characters = self.preprocessing if isinstance(self.preprocessing, CharacterPreprocessing) else None
+        used |= {characters.vocabulary} if characters else set()
         if unlisted := sorted(used - set(self.files)):
             raise ValueError(f"files has no entry for {', '.join(unlisted)}")
+        if self.schema_version < 3 and (characters or self.is_stepped):
+            raise ValueError("steps and characters came with schema_version 3")
         if self.schema_version == 1 or self.task != TENSORS:
             if problem := next(_missing_from_a_trained_model(self), None):
                 raise ValueError(problem)
@@ -292,11 +370,16 @@ class Manifest(_Contract):
         """The variant that is served."""
         return self.variants[self.default_variant]
 
+    @property
+    def is_stepped(self) -> bool:
+        """Whether answers are made token by token."""
+        return any(graph.step for variant in self.variants.values() for graph in variant.graphs.values())
+
 
 def _missing_from_a_trained_model(manifest: Manifest) -> Iterator[str]:
     """What a model needs that is more than its graph: how requests become tensors, proof, and an origin."""
     for key in ("golden", "preprocessing", "postprocessing", "provenance"):
-        if getattr(manifest, key) is None:
+        if getattr(manifest, key) is None and not (key == "postprocessing" and manifest.is_stepped):
             yield f"{key}: Field required by task {manifest.task!r}"
     if manifest.parameters < 1:
         yield "parameters: Input should be greater than or equal to 1"
@@ -342,10 +425,15 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, problem['loc'])) or 'manifest'}: {problem['msg']}" for problem in error.errors()[:5]
-        )
+        problems = "; ".join(f"{_place(problem['loc'])}: {problem['msg']}" for problem in error.errors()[:5])
         raise BundleRefused(MANIFEST_FILE, problems) from error
+
+
+def _place(keys: Sequence[str | int]) -> str:
+    """Where something is wrong, in the keys of the file: pydantic puts the kind of a preprocessing between them."""
+    if keys[:1] == ("preprocessing",):
+        keys = (*keys[:1], *keys[2:])
+    return ".".join(map(str, keys)) or "manifest"
 
 
 def verify_files(folder: Path, manifest: Manifest) -> None:

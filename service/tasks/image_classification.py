@@ -62,8 +62,10 @@ class ImageClassification:
     """
 
     def __init__(self, folder: Path, manifest: Manifest, limits: TaskLimits) -> None:
-        if not manifest.preprocessing or not manifest.postprocessing:
-            raise BundleRefused("manifest.json", f"task {manifest.task!r} needs preprocessing and postprocessing")
+        if not isinstance(manifest.preprocessing, ImagePreprocessing) or not manifest.postprocessing:
+            raise BundleRefused(
+                "manifest.json", f"task {manifest.task!r} needs a preprocessing of images and a postprocessing"
+            )
         self._preprocessing = manifest.preprocessing
         self._postprocessing = manifest.postprocessing
         self._limits = limits
