@@ -20,6 +20,10 @@ from service.workers.sockets import Acceptor
 
 logger = logging.getLogger(__name__)
 
+_IDLE_CONNECTION_S = 75
+"""How long a connection may rest between requests: longer than most proxies and clients keep theirs (nginx and load
+balancers 60 s), as whoever keeps it longer may send a request into one that is just being closed."""
+
 _FIRST_REQUEST_S = 0.25
 """How long a connection that was accepted last may take to send its request."""
 
@@ -46,6 +50,7 @@ class DrainingServer(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                timeout_keep_alive=_IDLE_CONNECTION_S,
                 timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
             )
         )

@@ -35,6 +35,12 @@ from service.tensors import Arrays
 T = TypeVar("T")
 Run: TypeAlias = Callable[[Arrays], Arrays]
 
+_FAR_LONGER = 20
+"""So many times longer than what may run in the event loop, a run has shown that its prediction can't be relied on."""
+
+_BATCHES_APART = 100
+"""How many batches then run in a thread before the event loop is trusted with one again."""
+
 
 class RunBlocking(Protocol):
     """A way to run a blocking function outside the event loop, such as `partial(loop.run_in_executor, executor)`."""
@@ -84,7 +90,8 @@ class Batcher:
         run_blocking: where runs go that would hold up the event loop.
         clock: the clock of deadlines and measurements; the loop's by default.
         on_batch: told of each finished batch, before its callers go on.
-        inline_below_s: a run predicted to be shorter than this runs in the event loop: a thread would cost more.
+        inline_below_s: a run predicted to be shorter than this runs in the event loop: a thread would cost more. After
+            one that takes far longer (its graph may loop as often as the inputs say) the next ones are kept out of it.
         batched: whether the first axis of every array is the batch. If not, arrays have whatever shape they have, and
             every request runs alone, as one row.
 
@@ -114,6 +121,7 @@ class Batcher:
         self._clock = clock or self._loop.time
         self._on_batch = on_batch
         self._inline_below_s = inline_below_s
+        self._batches_apart = 0  # so many more go to a thread, however short they are predicted to be
         self._batched = batched
 
         self._queues: tuple[dict[_Request, None], ...] = tuple({} for _ in range(PRIORITY_LEVELS))  # oldest first
@@ -230,12 +238,20 @@ class Batcher:
         predicted_s = self._profile.seconds(rows)
         batch = self._running = _Batch(requests, rows, decision.cause, now, now + predicted_s)
         attempt = partial(self._attempt, requests, rows)
-        if predicted_s < self._inline_below_s:
+        if self._may_run_inline(predicted_s):
             self._finish(batch, attempt())
             self._loop.call_soon(self._dispatch)  # not at once: the loop serves others between runs
         else:
             self._in_flight = self._start(attempt)
             self._in_flight.add_done_callback(partial(self._collect, batch))
+
+    def _may_run_inline(self, predicted_s: float) -> bool:
+        if predicted_s >= self._inline_below_s:
+            return False
+        if self._batches_apart:
+            self._batches_apart -= 1
+            return False
+        return True
 
     def _attempt(self, requests: Sequence[_Request], rows: int) -> Outcome:
         """Run a batch; an error is returned, not raised, so that a run ends alike in the loop and in a thread."""
@@ -274,6 +290,9 @@ class Batcher:
         """Answer those of the batch who still listen."""
         self._running = None
         compute_s = self._clock() - batch.started_at
+        predicted_s = batch.predicted_end - batch.started_at
+        if predicted_s < self._inline_below_s and compute_s > _FAR_LONGER * self._inline_below_s:
+            self._batches_apart = _BATCHES_APART
         self._batches += 1
         self._rows += batch.rows
         if isinstance(outcome, InferdError):

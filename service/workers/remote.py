@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -32,11 +33,16 @@ class RemoteReplica:
     def __init__(self, channel: Channel, *, load_timeout_s: float) -> None:
         self._channel = channel
         self._load_timeout_s = load_timeout_s
+        self._loads = False
 
     async def prepare(self, placements: Sequence[Placement]) -> list[InferdError | None]:
         """See `Replica.prepare`."""
         timeout_s = _QUICK_S + self._load_timeout_s * len(placements)
-        outcomes = await self._tell("prepare", placements, answer=list[WireError | None], timeout_s=timeout_s)
+        self._loads = True
+        try:
+            outcomes = await self._tell("prepare", placements, answer=list[WireError | None], timeout_s=timeout_s)
+        finally:
+            self._loads = False
         return [None if outcome is None else decode_error(outcome) for outcome in outcomes]
 
     async def commit(self, taken: Sequence[Key], dropped: Sequence[Key]) -> None:
@@ -50,6 +56,20 @@ class RemoteReplica:
     async def started(self) -> None:
         """Wait until the worker can be called at all."""
         await self._tell("started", answer=type(None), timeout_s=self._load_timeout_s)
+
+    async def until_silent(self, for_s: float) -> None:
+        """Return once the worker has not answered for so long. While it loads, which has its own bound, it need not.
+
+        It has to miss two calls on end: one may be lost because this process, or the whole machine, stood still.
+        """
+        missed = 0
+        while missed < 2:
+            await asyncio.sleep(for_s / 10)
+            try:
+                await self._channel.call("started", answer=type(None), timeout_s=for_s / 2)
+                missed = 0
+            except ConnectionError:
+                missed = 0 if self._loads else missed + 1
 
     async def accept(self) -> None:
         """Have the worker take connections from now on."""

@@ -33,6 +33,8 @@ from service.workers.trial import TrialProcess
 logger = logging.getLogger(__name__)
 
 _MEASURE_EVERY_S = 2.0
+_HUNG_AFTER_S = 20.0
+"""How long a worker may be silent before it is taken to hang, and is replaced."""
 _KILL_AFTER_S = 5.0
 """How long after its own bound a worker that drains is ended in any case."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
@@ -53,12 +55,14 @@ class Supervisor:
 
     Args:
         settings: with a number of workers.
+        hung_after_s: how long a worker may be silent before it is replaced.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, hung_after_s: float = _HUNG_AFTER_S) -> None:
         assert isinstance(settings.workers, int)  # noqa: S101 - who makes it has counted
         self._settings = settings
         self._count = settings.workers
+        self._hung_after_s = hung_after_s
         self._figures = Figures()
         self._workers: dict[int, _Worker] = {}
         self._listeners: list[socket.socket] = []
@@ -224,11 +228,19 @@ class Supervisor:
             self._kill(worker, f"worker {index} is not there to serve: {error}")
         except InferdError as error:
             self._kill(worker, f"worker {index} can't load what the others serve: {error}")
+        watching = asyncio.create_task(self._watch(worker, index))
         await serving
+        watching.cancel()
         # It has hung up, or was given up: it drains by itself, if it still can.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(worker.process.wait(), self._settings.drain_timeout_s + _KILL_AFTER_S)
         self._kill(worker, "")
+
+    async def _watch(self, worker: _Worker, index: int) -> None:
+        """End a worker once it hangs."""
+        await worker.replica.until_silent(self._hung_after_s)
+        if not self._stopping.is_set():  # else it drains, within a bound of its own
+            self._kill(worker, f"worker {index} has not answered for {self._hung_after_s:.3g} s")
 
     def _kill(self, worker: _Worker, reason: str) -> None:
         if reason and not self._stopping.is_set():

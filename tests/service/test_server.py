@@ -66,3 +66,7 @@ def test_a_second_signal_waits_for_nothing(models: Path) -> None:
 @pytest.mark.parametrize(("given", "whole"), [(30.0, 30), (2.4, 2), (0.0, 1)])
 def test_accepted_requests_have_the_drain_timeout_to_be_finished(models: Path, given: float, whole: int) -> None:
     assert server_of(models, drain_timeout_s=given).config.timeout_graceful_shutdown == whole
+
+
+def test_connections_rest_for_longer_than_proxies_keep_them(models: Path) -> None:
+    assert server_of(models).config.timeout_keep_alive > 60

@@ -678,13 +678,72 @@ def test_the_time_of_a_short_run_is_measured_too() -> None:
         assert isinstance(loop, VirtualClockLoop)
 
         def slow(inputs: Arrays) -> Arrays:
-            loop.advance(0.125)
+            loop.advance(SHORT)
             return inputs
 
         batcher = Batcher(slow, profile=INSTANT, limits=LIMITS, run_blocking=Model().run_blocking)
         first, second = await asyncio.gather(*(batcher.submit(rows(*range(8)), 8) for _ in range(2)))
-        assert (first.queue_s, first.compute_s) == (0.0, 0.125)
-        assert (second.queue_s, second.compute_s) == (0.125, 0.125)
+        assert (first.queue_s, first.compute_s) == (0.0, SHORT)
+        assert (second.queue_s, second.compute_s) == (SHORT, SHORT)
+
+    run(scenario())
+
+
+SHORT = 2**-7
+"""Seconds that a run may take in the event loop without losing its place there."""
+
+
+class AsLongAsAsked:
+    """A graph whose runs take the seconds that the input says, in the event loop or as a thread would."""
+
+    def __init__(self) -> None:
+        self.inline: list[bool] = []
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualClockLoop)
+        loop.advance(float(inputs["x"][0, 0]))
+        self.inline.append(True)
+        return inputs
+
+    async def run_blocking(self, work: Callable[[], T]) -> T:
+        await asyncio.sleep(0)
+        result = work()
+        self.inline[-1] = False
+        return result
+
+
+def test_runs_that_take_far_longer_than_predicted_are_kept_out_of_the_loop_for_a_while() -> None:
+    async def scenario() -> None:
+        graph = AsLongAsAsked()
+        batcher = Batcher(graph, profile=INSTANT, limits=LIMITS, run_blocking=graph.run_blocking)
+        for _ in range(3):
+            await batcher.submit(rows(SHORT), 1)
+        await batcher.submit(rows(0.125), 1)
+        for _ in range(102):
+            await batcher.submit(rows(SHORT), 1)
+        assert graph.inline == [True] * 4 + [False] * 100 + [True] * 2
+
+        await batcher.submit(rows(0.125), 1)
+        graph.inline.clear()
+        for _ in range(60):
+            await batcher.submit(rows(SHORT), 1)
+        await batcher.submit(rows(0.125), 1)  # in a thread: there too it tells what may come
+        for _ in range(101):
+            await batcher.submit(rows(SHORT), 1)
+        assert graph.inline == [False] * 161 + [True]
+
+    run(scenario())
+
+
+def test_a_run_that_is_as_long_as_predicted_keeps_no_short_one_out_of_the_loop() -> None:
+    async def scenario() -> None:
+        graph = AsLongAsAsked()
+        profile = LatencyProfile(((1, 0.0001), (8, 0.125)))
+        batcher = Batcher(graph, profile=profile, limits=LIMITS, run_blocking=graph.run_blocking)
+        await batcher.submit(rows(0.125, *range(7)), 8)
+        await batcher.submit(rows(SHORT), 1)
+        assert graph.inline == [False, True]
 
     run(scenario())
 

@@ -27,6 +27,7 @@ from service.workers import remote
 from service.workers.channel import Channel, ChannelClosed, Handler
 from service.workers.remote import RemoteControl, RemoteReplica
 from service.workers.worker import handlers
+from tests import virtual_clock
 from tests.bundles import golden_inputs, make_bundle, truncate
 
 
@@ -166,6 +167,71 @@ def test_a_worker_that_does_not_tell_its_figures_is_not_given_up(measure: Any, m
             assert worker.said == ["accept"]
 
     asyncio.run(scenario())
+
+
+# Whether it hangs
+
+
+@asynccontextmanager
+async def watched(started: Handler, **others: Handler) -> AsyncIterator[tuple[RemoteReplica, asyncio.Task[None]]]:
+    """A replica that is taken to hang after 20 seconds, and what returns then."""
+    async with channels({}, {"started": started, **others}) as (here, _):
+        replica = RemoteReplica(here, load_timeout_s=300.0)
+        silent = asyncio.create_task(replica.until_silent(20.0))
+        yield replica, silent
+        silent.cancel()
+
+
+def test_a_worker_is_silent_once_it_has_missed_two_calls_on_end() -> None:
+    async def scenario() -> None:
+        async with watched(hang) as (_, silent):
+            await asyncio.sleep(19.9)
+            assert not silent.done()
+            await asyncio.sleep(4.2)
+            assert silent.done()
+
+    virtual_clock.run(scenario())
+
+
+@pytest.mark.parametrize("times", [(9.9, 9.9), (0.0, 30.0)], ids=["slow", "misses every other call"])
+def test_a_worker_that_answers_now_and_then_is_not_silent(times: tuple[float, float]) -> None:
+    calls = 0
+
+    async def answers_in_time() -> None:
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(times[calls % 2])
+
+    async def scenario() -> None:
+        async with watched(answers_in_time) as (_, silent):
+            await asyncio.sleep(50.0)
+            assert not silent.done()
+            assert calls > 3
+
+    virtual_clock.run(scenario())
+
+
+def test_a_worker_that_loads_may_be_silent() -> None:
+    loading = False
+
+    async def prepare(placements: list[Placement]) -> list[None]:
+        nonlocal loading
+        loading = True
+        await asyncio.sleep(55.0)
+        loading = False
+        return [None] * len(placements)
+
+    async def answers_unless_it_loads() -> None:
+        if loading:
+            await hang()
+
+    async def scenario() -> None:
+        async with watched(answers_unless_it_loads, prepare=prepare) as (replica, silent):
+            assert await replica.prepare([Placement("a", 1, "/nowhere")]) == [None]
+            await asyncio.sleep(1.0)
+            assert not silent.done()
+
+    virtual_clock.run(scenario())
 
 
 def test_the_time_to_load_grows_with_what_is_to_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
