@@ -6,14 +6,16 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from service.protocols.open_inference.grpc import open_inference_pb2 as pb
 from tests.e2e.server import Server
 
 KEY = {"authorization": "Bearer key"}
@@ -84,22 +86,55 @@ class Client(threading.Thread):
 
     def __init__(self, server: Server, first: float) -> None:
         super().__init__()
-        self.connection = connect(server)
+        self.server = server
         self.number = first
         self.stopped = threading.Event()
         self.answers: dict[int, int] = {}
         self.failures: list[str] = []
 
+    @contextmanager
+    def connected(self) -> Iterator[Callable[[float], int]]:
+        """What asks the model for a number, over one connection."""
+        with closing(connect(self.server)) as connection:
+            yield lambda number: ask(connection, number)
+
     def run(self) -> None:
-        with closing(self.connection):
+        with self.connected() as ask:
             while not self.stopped.is_set():
                 try:
-                    version = ask(self.connection, self.number)
+                    version = ask(self.number)
                 except Exception as error:
                     self.failures.append(repr(error))
                     return
                 self.answers[version] = self.answers.get(version, 0) + 1
                 self.number = (self.number + 1) % 1024
+
+
+class GrpcClient(Client):
+    """Does so by gRPC."""
+
+    @contextmanager
+    def connected(self) -> Iterator[Callable[[float], int]]:
+        # A subchannel of its own: else all channels of this process share one connection, and so one worker.
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.insecure_channel(self.server.grpc, options) as channel:
+            infer = channel.unary_unary(
+                "/inference.GRPCInferenceService/ModelInfer",
+                request_serializer=pb.ModelInferRequest.SerializeToString,
+                response_deserializer=pb.ModelInferResponse.FromString,
+            )
+
+            def ask(number: float) -> int:
+                tensor = pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1, 1])
+                raw = np.array([number], np.float32).tobytes()
+                answer = infer(
+                    pb.ModelInferRequest(model_name="swap", inputs=[tensor], raw_input_contents=[raw]), timeout=60
+                )
+                version = int(answer.model_version)
+                assert np.frombuffer(answer.raw_output_contents[0], np.float32).tolist() == [number + version]
+                return version
+
+            yield ask
 
 
 def listed(server: Server, version: int) -> dict[str, str] | None:

@@ -1,4 +1,4 @@
-"""A model as Triton's ModelConfig, in the names and values of its JSON (and of the Protobuf message)."""
+"""The server's extensions, and a model as Triton's ModelConfig in the names and values of its JSON (and Protobuf)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,16 @@ from service.repository.model import Model
 
 PLATFORM = "onnxruntime_onnx"
 BACKEND = "onnxruntime"
+EXTENSIONS = (
+    "classification",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "schedule_policy",
+    "model_configuration",
+    "parameters",
+    "statistics",
+)
+"""What there is beside the protocol itself, in Triton's names."""
 
 
 def data_type(datatype: str) -> str:

@@ -19,7 +19,7 @@ from service.batching.records import Answer
 from service.errors import NotReady
 from service.manifest import Tensor
 from service.protocols.open_inference import compression, messages, statistics
-from service.protocols.open_inference.config import PLATFORM, model_config
+from service.protocols.open_inference.config import EXTENSIONS, PLATFORM, model_config
 from service.protocols.open_inference.inference import Inference, flag
 from service.protocols.open_inference.tensors import shape_of
 from service.protocols.open_inference.version_policy import policy_of
@@ -36,18 +36,6 @@ from service.repository.control import Control
 from service.repository.model import Model
 from service.repository.repository import Repository
 from service.security import AdminKey
-
-EXTENSIONS = (
-    "classification",
-    "model_repository",
-    "model_repository(unload_dependents)",
-    "schedule_policy",
-    "model_configuration",
-    "binary_tensor_data",
-    "parameters",
-    "statistics",
-)
-"""What there is beside the protocol itself, in Triton's names."""
 
 _HEADER_LENGTH = "inference-header-content-length"
 
@@ -125,7 +113,7 @@ def router(
 
     async def server_metadata() -> Response:
         """Name the server, its version and the extensions it has."""
-        return json_response({"name": "inferd", "version": whole, "extensions": EXTENSIONS})
+        return json_response({"name": "inferd", "version": whole, "extensions": ("binary_tensor_data", *EXTENSIONS)})
 
     async def live() -> Response:
         """Answer 200 while the process lives."""

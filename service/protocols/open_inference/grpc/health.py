@@ -27,16 +27,10 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it ships n
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
-        self._ending = False
         self._ended = asyncio.Event()
 
-    def begin_drain(self) -> None:
-        """Say of everything that it serves no longer."""
-        self._ending = True
-
     def end(self) -> None:
-        """Say so to those who watch, and end their streams."""
-        self._ending = True
+        """Say of everything that it serves no longer, also to those who watch, and end their streams."""
         self._ended.set()
 
     async def Check(  # noqa: N802 - the service's own name, as below
@@ -79,6 +73,6 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it ships n
             serves = bool(self._repository.versions(service))
         else:
             return int(health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
-        serves = serves and not self._ending and not self._repository.is_draining
+        serves = serves and not self._ended.is_set() and not self._repository.is_draining
         status = health_pb2.HealthCheckResponse
         return int(status.SERVING if serves else status.NOT_SERVING)

@@ -114,10 +114,6 @@ class GrpcServer:
         logger.info("gRPC is served on %s", f"{self._address.rpartition(':')[0]}:{port}")
         return port
 
-    def begin_drain(self) -> None:
-        """Turn health off; calls are still answered."""
-        self._health.begin_drain()
-
     async def stop(self, grace_s: float) -> None:
         """Take no further call, and return when those that were accepted are answered.
 

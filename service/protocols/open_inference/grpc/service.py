@@ -11,6 +11,7 @@ import grpc
 
 from service.batching.records import Answer
 from service.errors import InferdError, Unsupported
+from service.protocols.open_inference.config import EXTENSIONS
 from service.protocols.open_inference.grpc import open_inference_pb2 as pb
 from service.protocols.open_inference.grpc.calls import Call, Calls, Duplex, UnaryHandler, parse
 from service.protocols.open_inference.grpc.errors import UNEXPECTED, status_of
@@ -36,17 +37,6 @@ from service.security import AdminKey
 logger = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-
-EXTENSIONS = (
-    "classification",
-    "model_repository",
-    "model_repository(unload_dependents)",
-    "schedule_policy",
-    "model_configuration",
-    "parameters",
-    "statistics",
-)
-"""What there is beside the protocol itself, in Triton's names."""
 
 T = TypeVar("T")
 

@@ -133,12 +133,12 @@ def test_the_server_gives_its_name_version_and_extensions(client: TestClient) ->
         "name": "inferd",
         "version": version("inferd"),
         "extensions": [
+            "binary_tensor_data",
             "classification",
             "model_repository",
             "model_repository(unload_dependents)",
             "schedule_policy",
             "model_configuration",
-            "binary_tensor_data",
             "parameters",
             "statistics",
         ],

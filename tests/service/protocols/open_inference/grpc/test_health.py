@@ -4,7 +4,6 @@ import asyncio
 from pathlib import Path
 
 import grpc
-import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.bundles import make_bare, make_bundle, truncate
@@ -62,13 +61,12 @@ def test_a_refused_model_does_not_serve_and_the_others_do(models: Path) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("whose", ["server", "repository"])
-def test_what_drains_does_not_serve_but_answers(models: Path, whose: str) -> None:
+def test_what_drains_does_not_serve_but_answers(models: Path) -> None:
     make_bundle(models)
 
     async def main() -> None:
         async with serving(models) as running:
-            getattr(running, whose).begin_drain()
+            running.repository.begin_drain()
             for service in ("", SERVICE, "tiny"):
                 assert await status_of(running.client, service) == "NOT_SERVING"
             assert (await running.client.ask("ServerLive")).live
