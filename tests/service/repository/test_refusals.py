@@ -20,6 +20,7 @@ from onnx import helper
 from starlette.testclient import TestClient
 
 from service.errors import BundleRefused
+from service.manifest import SCHEMA_VERSION
 from service.repository.bundle import LoadOptions, load_bundle, verify_bundle
 from service.repository.scan import scan
 from service.tasks.base import TaskLimits
@@ -172,7 +173,7 @@ DAMAGES: dict[str, tuple[Damage, str, str]] = {
         "manifest.json",
         r"can't be read \(No such file",
     ),
-    "newer": (lambda at: edit(at, "schema_version", to=3), "manifest.json", "made by a newer inferd"),
+    "newer": (lambda at: edit(at, "schema_version", to=SCHEMA_VERSION + 1), "manifest.json", "made by a newer inferd"),
     "unknown-key": (lambda at: edit(at, "surprise", to=1), "manifest.json", "surprise: Extra inputs are not permitted"),
     "path-leaves": (
         lambda at: edit(at, *GRAPH, "file", to="../1/model.onnx"),
