@@ -10,7 +10,7 @@ from pathlib import Path
 from training.core.config import read_config
 from training.core.run import runs_dir
 
-TASKS = ("image_classification",)
+TASKS = ("image_classification", "text_generation")
 
 
 def main() -> None:

@@ -81,6 +81,7 @@ def fit(
     select: str,
     config: FitConfig,
     run: Run,
+    carried: Mapping[str, Stateful] | None = None,
 ) -> None:
     """Train `model` and leave the best weights (by `select`) in the run's folder.
 
@@ -90,9 +91,10 @@ def fit(
         steps_per_epoch: how many batches an epoch has.
         loss: of one batch, a scalar.
         evaluate: measures of a model on the validation part, after each epoch, on the averaged weights.
-        select: the measure whose largest value decides which weights are kept.
+        select: the measure whose largest value decides which weights are kept; `epoch` keeps the last.
         config: see `FitConfig`.
         run: where checkpoints and the history go; a checkpoint found there is resumed.
+        carried: what else goes from step to step, e.g. a recurrent network's state, so that it is resumed too.
     """
     device = next(model.parameters()).device
     optimiser = _optimiser(model, config)
@@ -100,6 +102,7 @@ def fit(
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, _schedule(config, steps_per_epoch, total_steps))
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
     parts: dict[str, Stateful] = {"model": model, "averaged": averaged, "optimiser": optimiser, "scheduler": scheduler}
+    parts |= carried or {}
     step = run.restore(parts)
     losses, seconds = [value.to(device) for value in run.losses], run.seconds  # of an epoch that was cut off
     precision = _precision(config, device)

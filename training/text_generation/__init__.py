@@ -1,0 +1,1 @@
+"""Text generation: next-character LSTM language models of any UTF-8 text."""
