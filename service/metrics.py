@@ -37,6 +37,15 @@ class ModelMetrics:
     variant_fallbacks: Counter
 
 
+@dataclass(frozen=True)
+class TextMetrics:
+    """What else is measured of a model whose answers grow token by token, bound."""
+
+    first_token_seconds: Histogram
+    inter_token_seconds: Histogram
+    tokens: Counter
+
+
 class Metrics:
     """All metrics of a process, in a registry of their own.
 
@@ -72,6 +81,14 @@ class Metrics:
         self._compute = self._seconds("compute", "In the run of the batch.")
         self._postprocess = self._seconds("postprocess", "From tensors to the answer.")
         self._batch_size = Histogram("inferd_batch_size", "Rows a run.", _MODEL, buckets=_ROWS, registry=self.registry)
+        self._first_token = self._seconds(
+            "time_to_first_token", "From a request's arrival in the queue to its first token."
+        )
+        self._inter_token = self._seconds(
+            "inter_token", "Between two tokens of a text, observed once a run and not once a text."
+        )
+        self._tokens = Counter("inferd_generated_tokens", "Tokens generated.", _MODEL, registry=self.registry)
+        self._live_slots = Gauge("inferd_live_slots", "Texts that grow now.", _MODEL, registry=self.registry)
         self._queue_depth = Gauge("inferd_queue_depth", "Rows that wait.", _MODEL, registry=self.registry)
         self._inflight = Gauge("inferd_inflight", "Requests being answered.", _MODEL, registry=self.registry)
         self._ready = Gauge("inferd_model_ready", "1 where the model answers.", _MODEL, registry=self.registry)
@@ -85,6 +102,10 @@ class Metrics:
             self._compute,
             self._postprocess,
             self._batch_size,
+            self._first_token,
+            self._inter_token,
+            self._tokens,
+            self._live_slots,
             self._queue_depth,
             self._inflight,
             self._ready,
@@ -106,6 +127,16 @@ class Metrics:
             failures={reason: self._failures.labels(*labels, reason) for reason in FAILURES},
             dispatches={cause: self._dispatches.labels(*labels, cause) for cause in CAUSES},
             variant_fallbacks=self._fallbacks.labels(*labels),
+        )
+
+    def bind_text(self, model: str, version: int, live_slots: Callable[[], float]) -> TextMetrics:
+        """Return what else is measured of a model that generates text; `live_slots` is read on every scrape."""
+        labels = (model, str(version))
+        self._live_slots.labels(*labels).set_function(live_slots)
+        return TextMetrics(
+            first_token_seconds=self._first_token.labels(*labels),
+            inter_token_seconds=self._inter_token.labels(*labels),
+            tokens=self._tokens.labels(*labels),
         )
 
     def forget(self, model: str, version: int) -> None:

@@ -80,8 +80,13 @@ class Settings(BaseSettings):
     max_pixels: int = Field(
         16_777_216, ge=1, le=170_000_000, description="Largest picture, width times height, checked before decoding."
     )
+    max_prompt_tokens: int = Field(16_384, ge=1, description="Longest prompt of a text generation, in tokens.")
+    max_new_tokens: int = Field(4096, ge=1, description="Most tokens that a text generation may ask for.")
     max_batch_rows: int = Field(
-        64, ge=1, le=4096, description="Largest batch in rows; a model's manifest may ask for less."
+        64,
+        ge=1,
+        le=4096,
+        description="Largest batch in rows, or number of texts that grow at once; a model's manifest may ask for less.",
     )
     max_queue_s: float = Field(
         1.0,

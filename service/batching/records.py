@@ -1,4 +1,4 @@
-"""What a batcher hands out: an answer to each caller, a report of each batch, a snapshot of itself.
+"""What batchers hand out: an answer to each caller, a report of each run, a snapshot of themselves.
 
 What is made for each request is a msgspec.Struct: a frozen dataclass takes ten times as long to make.
 """
@@ -39,6 +39,24 @@ class BatchReport(msgspec.Struct, frozen=True):
     input_s: float = 0.0
     infer_s: float = 0.0
     output_s: float = 0.0
+
+
+class StepReport(msgspec.Struct, frozen=True):
+    """One run of a step graph.
+
+    Attributes:
+        rows: how many slots were in use.
+        tokens: how many of them got a new token; the others read a prompt.
+        run_s: how long the run took.
+        step_s: how long all of the step took, from the end of the one before if there was no pause.
+        full: whether somebody waited for a slot.
+    """
+
+    rows: int
+    tokens: int
+    run_s: float
+    step_s: float
+    full: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,13 @@
 """The task dialect: `POST /predict/{model}`, after the Hugging Face inference conventions.
 
-A body is either the input itself (an image's bytes, or a form with a `file`) with parameters in the query, or JSON
-`{"inputs": ..., "parameters": {...}}`. What inputs and parameters mean is the task's business.
+A body is either the input itself (an image's bytes, a text, or a form with a `file`) with parameters in the query, or
+JSON `{"inputs": ..., "parameters": {...}}`. What inputs and parameters mean is the task's business.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from contextlib import ExitStack
+from fnmatch import fnmatchcase
 from typing import Any
 
 import msgspec
@@ -17,6 +18,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.errors import BadInput, UnsupportedMediaType
+from service.protocols import predict_text
+from service.protocols.predict_text import Asked
 from service.protocols.requests import (
     answer_headers,
     deadline_of,
@@ -26,21 +29,20 @@ from service.protocols.requests import (
     run,
     while_connected,
 )
+from service.repository.batched_model import BatchedModel
 from service.repository.repository import Repository
+from service.repository.text_model import TextModel
 
+_BODY = msgspec.json.Decoder(Asked)
 
-class _Body(msgspec.Struct, forbid_unknown_fields=True):
-    inputs: Any
-    parameters: dict[str, Any] = {}
-
-
-_BODY = msgspec.json.Decoder(_Body)
+_RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 
 _OPENAPI = {
     "requestBody": {
         "required": True,
         "content": {
             "image/*": {"schema": {"type": "string", "format": "binary"}},
+            "text/plain": {"schema": {"type": "string"}},
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
             "multipart/form-data": {
                 "schema": {
@@ -52,7 +54,11 @@ _OPENAPI = {
             "application/json": {
                 "schema": {
                     "type": "object",
-                    "properties": {"inputs": {"type": "string"}, "parameters": {"type": "object"}},
+                    "properties": {
+                        "inputs": {"type": "string"},
+                        "parameters": {"type": "object"},
+                        "stream": {"type": "boolean"},
+                    },
                     "required": ["inputs"],
                 }
             },
@@ -66,13 +72,20 @@ def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
     routes = APIRouter(tags=["predict"])
 
     async def predict(request: Request, model: str, version: str | None = None) -> Response:
-        """Answer one input of the model's task."""
+        """Answer one input of the model's task; a text also as a stream of server-sent events."""
         served = repository.get(model, version)
-        with served.measured():
+        with ExitStack() as measured:
+            measured.enter_context(served.measured())
             deadline = deadline_of(request)
-            inputs, parameters = await _read(request, max_body_bytes)
-            preparing = served.prepare(inputs, parameters)
-            prepared = await (while_connected(request, preparing) if served.is_large(inputs) else preparing)
+            if isinstance(served, TextModel):
+                asked = await _read(request, max_body_bytes, "text/plain")
+                return await predict_text.answer(request, served, asked, deadline, measured)
+            asked = await _read(request, max_body_bytes, "image/*")
+            assert isinstance(served, BatchedModel)  # noqa: S101 - there are no others
+            if asked.stream:
+                raise BadInput("stream: this model gives its answer as a whole")
+            preparing = served.prepare(asked.inputs, asked.parameters)
+            prepared = await (while_connected(request, preparing) if served.is_large(asked.inputs) else preparing)
             answer = await run(request, served, prepared.arrays, deadline)
             return json_response(served.finish(prepared, answer), answer_headers(served, answer))
 
@@ -104,21 +117,20 @@ def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
     return routes
 
 
-async def _read(request: Request, limit: int) -> tuple[object, Mapping[str, object]]:
-    """Take inputs and parameters out of whichever kind of body came."""
+async def _read(request: Request, limit: int, raw: str) -> Asked:
+    """Take inputs and parameters out of whichever kind of body came; `raw` is what the input itself is called."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "application/json":
-        content = parse_json(_BODY, await read_body(request, limit), 'JSON {"inputs": ..., "parameters": {...}}')
-        return content.inputs, {**request.query_params, **content.parameters}
+        expected = 'JSON {"inputs": ..., "parameters": {...}, "stream": true or false}'
+        content = parse_json(_BODY, await read_body(request, limit), expected)
+        return Asked(content.inputs, {**request.query_params, **content.parameters}, content.stream)
     if media_type == "multipart/form-data":
-        return await _read_form(request, limit), request.query_params
-    if media_type in ("", "application/octet-stream", "application/x-www-form-urlencoded") or media_type.startswith(
-        "image/"
-    ):
+        return Asked(await _read_form(request, limit), dict(request.query_params))
+    if media_type in _RAW or fnmatchcase(media_type, raw):
         # curl --data-binary says x-www-form-urlencoded unless told otherwise; the bytes decide what it is.
-        return await read_body(request, limit), request.query_params
+        return Asked(await read_body(request, limit), dict(request.query_params))
     raise UnsupportedMediaType(
-        f"content type {media_type!r} is not taken; allowed: image/*, application/octet-stream, multipart/form-data, "
+        f"content type {media_type!r} is not taken; allowed: {raw}, application/octet-stream, multipart/form-data, "
         "application/json"
     )
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import Awaitable, Mapping
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Receive
 
 from service.batching.records import Answer
 from service.errors import BadInput, Cancelled, TooLarge
@@ -65,7 +66,14 @@ def parse_json(decoder: msgspec.json.Decoder[T], body: bytes | memoryview, expec
         raise BadInput(f"the body must be {expected}: {error}") from error
 
 
-async def run(request: Request, model: Model, arrays: Arrays, deadline: float | None, priority: int = 0) -> Answer:
+async def run(
+    request: Request,
+    model: Model,
+    arrays: Arrays,
+    deadline: float | None,
+    priority: int = 0,
+    parameters: Mapping[str, Any] | None = None,
+) -> Answer:
     """Run `arrays` through `model` by `deadline`, unless the client of `request` goes away first.
 
     Args:
@@ -74,13 +82,14 @@ async def run(request: Request, model: Model, arrays: Arrays, deadline: float | 
         arrays: the graph's inputs, of its dtypes and shapes.
         deadline: on the clock of `time.monotonic`.
         priority: 1 is the highest; 0 stands for the default.
+        parameters: what else the request said; see `Model.submit`.
 
     Raises:
         Cancelled: the client went away.
         InferdError: whatever the queue or the run raises.
     """
     starts_at_once = model.is_idle
-    future = model.submit(arrays, deadline, priority)
+    future = model.submit(arrays, deadline, priority, parameters)
     # Watching costs a task, so only those are watched that have to wait for others.
     answer = await (future if starts_at_once else while_connected(request, future))
     model.observe(answer)
@@ -94,15 +103,15 @@ async def while_connected(request: Request, work: Awaitable[T]) -> T:
         Cancelled: it went away.
     """
     future = asyncio.ensure_future(work)
-    disconnected = asyncio.create_task(_disconnect(request))
+    gone = asyncio.create_task(disconnected(request.receive))
     try:
-        await asyncio.wait((future, disconnected), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((future, gone), return_when=asyncio.FIRST_COMPLETED)
         if not future.done():
             raise Cancelled("the client went away before its answer")
         return future.result()
     finally:
         future.cancel()
-        disconnected.cancel()
+        gone.cancel()
 
 
 def json_response(content: object, headers: dict[str, str] | None = None) -> Response:
@@ -110,11 +119,15 @@ def json_response(content: object, headers: dict[str, str] | None = None) -> Res
     return Response(msgspec.json.encode(content), headers=headers, media_type="application/json")
 
 
+def model_headers(model: Model) -> dict[str, str]:
+    """Which model answers."""
+    return {"x-inferd-model": model.name, "x-inferd-version": str(model.version)}
+
+
 def answer_headers(model: Model, answer: Answer) -> dict[str, str]:
     """Which model answered, and how long it took."""
     return {
-        "x-inferd-model": model.name,
-        "x-inferd-version": str(model.version),
+        **model_headers(model),
         "x-queue-ms": f"{1000 * answer.queue_s:.3f}",
         "x-compute-ms": f"{1000 * answer.compute_s:.3f}",
         "x-batch-size": str(answer.batch_rows),
@@ -136,6 +149,7 @@ def deadline_of(request: Request) -> float | None:
     return time.monotonic() + timeout_ms / 1000
 
 
-async def _disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def disconnected(receive: Receive) -> None:
+    """Return when the client, whose body was read, has gone away."""
+    while (await receive())["type"] != "http.disconnect":
         pass

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from service.errors import BundleRefused
+from service.errors import BundleRefused, Unsupported
 from service.machine import cpu_quota
 from service.manifest import Manifest, Tensor, read_manifest, verify_files
-from service.repository.bare import GRAPH, describe, open_bare, probe
+from service.repository.bare import describe, open_bare, probe
 from service.repository.golden import Golden, GoldenMismatch
 from service.repository.scan import BundleFolder
 from service.runtime.devices import choose_providers
@@ -20,8 +19,9 @@ from service.runtime.probe import ROWS, find_example
 from service.runtime.profile import measure_latency
 from service.runtime.session import OnnxSession
 from service.settings import Settings
-from service.tasks import TASKS
-from service.tasks.base import Task, TaskLimits
+from service.tasks import TASKS, AnyTask
+from service.tasks.base import TaskLimits
+from service.tasks.text_generation import TextGeneration
 from service.tensors import Arrays
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,11 @@ class LoadOptions:
             insist=settings.device == "cuda",
             threads=settings.threads or max(1, min(cpu_quota() // settings.processes, _MOST_THREADS)),
             max_batch_rows=settings.max_batch_rows,
-            limits=TaskLimits(max_pixels=settings.max_pixels),
+            limits=TaskLimits(
+                max_pixels=settings.max_pixels,
+                max_prompt_tokens=settings.max_prompt_tokens,
+                max_new_tokens=settings.max_new_tokens,
+            ),
         )
 
 
@@ -87,7 +91,7 @@ class Bundle:
     manifest: Manifest
     variant: str
     session: OnnxSession
-    task: Task[Any]
+    task: AnyTask
     max_batch_rows: int
     batched: bool
     example: Arrays | None
@@ -113,7 +117,10 @@ class Bundle:
 
         Raises:
             BadInput: the request is wrong.
+            Unsupported: the model's answers are no single run.
         """
+        if isinstance(self.task, TextGeneration):
+            raise Unsupported(f"{self.folder.name} continues texts: inferd generate asks it")
         request = self.task.parse(inputs, parameters)
         return self.task.decode(request, self.session.run(self.task.encode(request)))
 
@@ -128,9 +135,9 @@ def load_bundle(folder: BundleFolder, options: LoadOptions) -> Bundle:
     if folder.is_bare:
         return _load_bare(folder, options)
     manifest, task, golden = _open(folder, options)
-    variant, session = _first_that_replays(folder, manifest, golden, options)
+    variant, session = _first_that_replays(folder, manifest, task.graph, golden, options)
     if golden:
-        example: Arrays | str = golden.inputs(GRAPH, session)
+        example: Arrays | str = golden.inputs(task.graph, session)
     else:
         example = find_example(session.run, session.graph, rows=ROWS if session.graph.batched else 1)
     return _bundle(folder, manifest, variant, session, task, None if isinstance(example, str) else example, options)
@@ -144,9 +151,9 @@ def verify_bundle(folder: BundleFolder, options: LoadOptions) -> Manifest:
     """
     if folder.is_bare:
         return _load_bare(folder, options).manifest
-    manifest, _, golden = _open(folder, options)
+    manifest, task, golden = _open(folder, options)
     for name in manifest.variants:
-        _load_variant(folder, manifest, name, golden, options)
+        _load_variant(folder, manifest, name, task.graph, golden, options)
     return manifest
 
 
@@ -179,7 +186,7 @@ def _bundle(
     manifest: Manifest,
     variant: str,
     session: OnnxSession,
-    task: Task[Any],
+    task: AnyTask,
     example: Arrays | None,
     options: LoadOptions,
 ) -> Bundle:
@@ -193,7 +200,7 @@ def _is_fixed(tensor: Tensor, *, batched: bool) -> bool:
     return tensor.shape is not None and not any(isinstance(size, str) for size in tensor.shape[batched:])
 
 
-def _open(folder: BundleFolder, options: LoadOptions) -> tuple[Manifest, Task[Any], Golden | None]:
+def _open(folder: BundleFolder, options: LoadOptions) -> tuple[Manifest, AnyTask, Golden | None]:
     """Check all of a bundle that can be checked without running it."""
     manifest = read_manifest(folder.path)
     verify_files(folder.path, manifest)
@@ -204,33 +211,33 @@ def _open(folder: BundleFolder, options: LoadOptions) -> tuple[Manifest, Task[An
 
 
 def _first_that_replays(
-    folder: BundleFolder, manifest: Manifest, golden: Golden | None, options: LoadOptions
+    folder: BundleFolder, manifest: Manifest, graph: str, golden: Golden | None, options: LoadOptions
 ) -> tuple[str, OnnxSession]:
     """Load the default variant or, where this processor computes it differently, float32."""
     default = manifest.default_variant
     try:
-        return default, _load_variant(folder, manifest, default, golden, options)
+        return default, _load_variant(folder, manifest, default, graph, golden, options)
     except GoldenMismatch as error:
         if default == "fp32" or "fp32" not in manifest.variants:
             raise
-        session = _load_variant(folder, manifest, "fp32", golden, options)
+        session = _load_variant(folder, manifest, "fp32", graph, golden, options)
         logger.warning("%s version %d serves fp32 in place of its default: %s", folder.name, folder.version, error)
         return "fp32", session
 
 
 def _load_variant(
-    folder: BundleFolder, manifest: Manifest, name: str, golden: Golden | None, options: LoadOptions
+    folder: BundleFolder, manifest: Manifest, name: str, graph: str, golden: Golden | None, options: LoadOptions
 ) -> OnnxSession:
     variant = manifest.variants[name]
-    if set(variant.graphs) != {GRAPH}:
-        raise BundleRefused("manifest.json", f"{manifest.task} needs exactly one graph, called {GRAPH!r}")
+    if set(variant.graphs) != {graph}:
+        raise BundleRefused("manifest.json", f"{manifest.task} needs exactly one graph, called {graph!r}")
     session = OnnxSession(
         folder.path,
-        variant.graphs[GRAPH],
+        variant.graphs[graph],
         providers=options.providers,
         threads=options.threads,
         insist=options.insist,
     )
     if golden:
-        golden.replay(name, variant, GRAPH, session)
+        golden.replay(name, variant, graph, session)
     return session

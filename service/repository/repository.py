@@ -6,21 +6,35 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypedDict
 
 from service.batching.policy import LatencyProfile, Limits
 from service.errors import BundleRefused, InferdError, NotFound, NotReady
-from service.metrics import Metrics
+from service.metrics import Metrics, ModelMetrics
+from service.repository.batched_model import BatchedModel
 from service.repository.bundle import Bundle, LoadOptions, load_bundle
 from service.repository.control import Listed, Listing
 from service.repository.model import Model
 from service.repository.placement import Key, Placement
 from service.repository.statistics import VersionStatistics
+from service.repository.text_model import TextModel
+from service.tasks.text_generation import TextGeneration
 from service.threads import BoundedThreads
 
 logger = logging.getLogger(__name__)
 
 _MOST_NAMES = 10
+
+
+class _Common(TypedDict):
+    """What a model of any kind is made with."""
+
+    profile: LatencyProfile
+    limits: Limits
+    decoding: BoundedThreads
+    metrics: ModelMetrics
+    statistics: VersionStatistics
 
 
 @dataclass(frozen=True)
@@ -178,14 +192,16 @@ class Repository:
             max_queue_rows=max(self._queue.max_rows, max_batch_rows),
             max_queue_s=self._queue.max_s,
         )
-        model = Model(
-            bundle,
-            profile=profile,
-            limits=limits,
-            decoding=self._decoding,
-            metrics=metrics,
-            statistics=self._statistics.setdefault((name, version), VersionStatistics(name, version)),
+        statistics = self._statistics.setdefault((name, version), VersionStatistics(name, version))
+        common = _Common(
+            profile=profile, limits=limits, decoding=self._decoding, metrics=metrics, statistics=statistics
         )
+        model: Model
+        if isinstance(bundle.task, TextGeneration):
+            bind_text = partial(self._metrics.bind_text, name, version)
+            model = TextModel(bundle, bundle.task, bind_text=bind_text, **common)
+        else:
+            model = BatchedModel(bundle, bundle.task, **common)
         self._models.setdefault(name, {})[version] = model
         self._metrics.watch_queue(name, version, model.queued_rows)
         metrics.ready.set(1)

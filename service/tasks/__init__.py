@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from service.manifest import Manifest
 from service.tasks.base import Task, TaskLimits
 from service.tasks.image_classification import ImageClassification
 from service.tasks.tensors import Tensors
+from service.tasks.text_generation import TextGeneration
 
-TASKS: Mapping[str, Callable[[Path, Manifest, TaskLimits], Task[Any]]] = {
+AnyTask: TypeAlias = Task[Any] | TextGeneration
+"""Either one run answers a request, or its answer grows token by token."""
+
+TASKS: Mapping[str, Callable[[Path, Manifest, TaskLimits], AnyTask]] = {
     "image-classification": ImageClassification,
     "tensors": Tensors,
+    "text-generation": TextGeneration,
 }
 """By the task's name in a manifest: what makes it from a bundle's folder, its manifest and the limits of a request."""

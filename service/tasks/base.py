@@ -6,9 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from pydantic import BaseModel, ValidationError
+
+from service.errors import BadInput
 from service.tensors import Arrays
 
 RequestT = TypeVar("RequestT")
+ParametersT = TypeVar("ParametersT", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -17,13 +21,23 @@ class TaskLimits:
 
     Attributes:
         max_pixels: width times height of a picture.
+        max_prompt_tokens: of a text that is continued.
+        max_new_tokens: that follow it.
     """
 
     max_pixels: int
+    max_prompt_tokens: int = 16_384
+    max_new_tokens: int = 4096
 
 
 class Task(Protocol[RequestT]):
-    """Turns a typed request into tensors and the graph's outputs into a typed result."""
+    """Turns a typed request into tensors and the graph's outputs into a typed result.
+
+    Attributes:
+        graph: the role of the graph that it needs.
+    """
+
+    graph: str
 
     def parse(self, inputs: object, parameters: Mapping[str, object]) -> RequestT:
         """Check a request as a protocol hands it over.
@@ -56,3 +70,21 @@ class Task(Protocol[RequestT]):
     def describe(self) -> dict[str, object]:
         """What a caller should know of the model: what goes in and what comes out, ready for JSON."""
         ...
+
+
+def parse_parameters(model: type[ParametersT], given: Mapping[str, object]) -> ParametersT:
+    """Check what a request says besides its input.
+
+    Args:
+        model: what may be said.
+        given: as it came.
+
+    Raises:
+        BadInput: a name is unknown, or a value makes no sense.
+    """
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = ".".join(map(str, problem["loc"]))
+        raise BadInput(f"parameter {name!r}: {problem['msg']} (allowed: {', '.join(model.model_fields)})") from error

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.errors import BadInput, BundleRefused, RuntimeFailure
 from service.images import FORMATS, Picture, decode, open_picture
 from service.manifest import ClassificationPostprocessing, ImagePreprocessing, Manifest
-from service.tasks.base import TaskLimits
+from service.tasks.base import TaskLimits, parse_parameters
 from service.tensors import Arrays
 
 _LIGHT_PIXELS = 64 * 64
@@ -61,6 +61,8 @@ class ImageClassification:
             something else than the preprocessing makes.
     """
 
+    graph = "model"
+
     def __init__(self, folder: Path, manifest: Manifest, limits: TaskLimits) -> None:
         if not isinstance(manifest.preprocessing, ImagePreprocessing) or not manifest.postprocessing:
             raise BundleRefused(
@@ -82,14 +84,7 @@ class ImageClassification:
         Raises:
             BadInput: either is wrong.
         """
-        try:
-            asked = Parameters.model_validate(parameters)
-        except ValidationError as error:
-            problem = error.errors()[0]
-            name = ".".join(map(str, problem["loc"]))
-            raise BadInput(
-                f"parameter {name!r}: {problem['msg']} (allowed: {', '.join(Parameters.model_fields)})"
-            ) from error
+        asked = parse_parameters(Parameters, parameters)
         return Request(open_picture(_picture_bytes(inputs), max_pixels=self._limits.max_pixels), asked)
 
     def is_heavy(self, request: Request) -> bool:

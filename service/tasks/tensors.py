@@ -39,6 +39,8 @@ class Tensors:
         BundleRefused: the labels are no list of texts; or there is more than one graph.
     """
 
+    graph = "model"
+
     def __init__(self, folder: Path, manifest: Manifest, limits: TaskLimits) -> None:
         self._graph = _only_graph(manifest)
         self.labels = _read_labels(folder) if LABELS_FILE in manifest.files else None

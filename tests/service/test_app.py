@@ -104,5 +104,11 @@ def test_the_openapi_description_has_every_route_and_what_it_takes(client: TestC
         "/v2/repository/models/{model}/unload",
     }
     taken = described["paths"]["/predict/{model}"]["post"]["requestBody"]["content"]
-    assert set(taken) == {"image/*", "application/octet-stream", "multipart/form-data", "application/json"}
+    assert set(taken) == {
+        "image/*",
+        "text/plain",
+        "application/octet-stream",
+        "multipart/form-data",
+        "application/json",
+    }
     assert "application/json" in described["paths"]["/v2/models/{model}/infer"]["post"]["requestBody"]["content"]

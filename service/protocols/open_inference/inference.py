@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,7 @@ class Inference:
         outputs: wanted, in the order of the answer.
         deadline: on the clock of `time.monotonic`.
         priority: 1 is the highest; 0 the default.
+        parameters: of the request, those included that were read here.
     """
 
     id: str
@@ -75,6 +76,7 @@ class Inference:
     outputs: tuple[Wanted, ...]
     deadline: float | None
     priority: int
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 def inputs_of(given: Sequence[Given], graph: Graph, *, batched: bool) -> Arrays:

@@ -100,6 +100,7 @@ def read(
         _wanted(request, parameters, graph),
         deadline,
         priority,
+        parameters,
     )
 
 

@@ -183,7 +183,7 @@ def router(
                 asked = await while_connected(request, served.offload(read))
             else:
                 asked = read()
-            answer = await run(request, served, asked.arrays, asked.deadline, asked.priority)
+            answer = await run(request, served, asked.arrays, asked.deadline, asked.priority, asked.parameters)
             return await _respond(request, served, asked, answer)
 
     async def index(request: Request) -> Response:

@@ -103,13 +103,26 @@ class Calls:
         self._metrics = metrics
         self._max_message_bytes = max_message_bytes
         self._access_log = access_log
+        self._answering = asyncio.Event()
+        self._answering.set()
+
+    def hold(self) -> None:
+        """Keep the answers of unary calls back from now on; what comes in is worked on all the same."""
+        self._answering.clear()
+
+    def release(self) -> None:
+        """Give them, and hold no more."""
+        self._answering.set()
 
     def unary(self, method: str, request_type: type[Message], handler: UnaryHandler) -> grpc.RpcMethodHandler:
         """Make a method of one request and one answer."""
 
         async def answer(body: bytes, context: grpc.aio.ServicerContext) -> bytes:
             async def work(call: Call) -> bytes:
-                return call.serialize(await handler(parse(request_type, body), call))
+                try:
+                    return call.serialize(await handler(parse(request_type, body), call))
+                finally:
+                    await self._answering.wait()
 
             return await self._observed(method, context, len(body), work)
 

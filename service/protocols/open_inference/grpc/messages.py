@@ -77,12 +77,13 @@ def read_inference(request: pb.ModelInferRequest, graph: Graph, *, batched: bool
         BadInput: the graph can't take it; the message says why.
         Unsupported: it asks for what no model here can do.
     """
-    given_deadline, priority = parameters(parameters_of(request.parameters), time.monotonic())
+    given = parameters_of(request.parameters)
+    given_deadline, priority = parameters(given, time.monotonic())
     if given_deadline is not None:
         deadline = given_deadline if deadline is None else min(deadline, given_deadline)
     outputs = wanted(((one.name, parameters_of(one.parameters)) for one in request.outputs), graph)
     arrays = inputs_of(_given(request, graph), graph, batched=batched)
-    return Inference(request.id, arrays, outputs, deadline, priority)
+    return Inference(request.id, arrays, outputs, deadline, priority, given)
 
 
 def is_slow_to_write(asked: Inference, answer: Answer) -> bool:

@@ -28,6 +28,9 @@ _MOST_CALLS = 4096
 _MOST_CALLS_A_CONNECTION = 1024
 _MOST_IN_A_STREAM = 64
 
+_HELD_BACK_S = 0.1
+"""How long answers are kept back before clients are told to connect elsewhere."""
+
 _CONNECTIONS = {
     "grpc.max_concurrent_streams": _MOST_CALLS_A_CONNECTION,
     "grpc.max_connection_idle_ms": 600_000,
@@ -128,5 +131,16 @@ class GrpcServer:
         await asyncio.shield(self._stopping)
 
     async def _stop(self, grace_s: float) -> None:
-        if self._server:
-            await self._server.stop(grace_s)
+        """Stop without losing a call that is under way.
+
+        gRPC drops calls that have come and are not handed over yet, and clients go on calling until they are told. So
+        answers are kept back for a moment: a client that waits for one calls no more, and is told before it gets it.
+        """
+        if not self._server:
+            return
+        self._calls.hold()
+        await asyncio.sleep(min(_HELD_BACK_S, grace_s))
+        stopping = asyncio.ensure_future(self._server.stop(grace_s))
+        await asyncio.sleep(0)  # by now it has told the connections
+        self._calls.release()
+        await stopping

@@ -178,7 +178,7 @@ class InferenceService:
         with served.measured():
             read = partial(read_inference, request, served.graph, batched=served.batched, deadline=deadline)
             asked = await _do(served, read, in_thread=is_slow_to_read(request, size))
-            answer = await served.submit(asked.arrays, asked.deadline, asked.priority)
+            answer = await served.submit(asked.arrays, asked.deadline, asked.priority, asked.parameters)
             served.observe(answer)
             write = partial(write_inference, served, asked, answer, response)
             await _do(served, write, in_thread=is_slow_to_write(asked, answer))

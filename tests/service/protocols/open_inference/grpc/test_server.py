@@ -236,16 +236,56 @@ def test_stopping_answers_what_was_accepted_and_takes_no_more(models: Path, capl
             calls = [asyncio.ensure_future(running.client.ask("ModelInfer", slow())) for _ in range(4)]
             await until(lambda: model.queued_rows() >= 24)
             stopping = asyncio.create_task(running.server.stop(30))
-            await asyncio.sleep(0.01)
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as channel:
-                error = await Client(channel).refused("ServerLive")
-                assert error.code() is StatusCode.UNAVAILABLE
+            assert await code_once_refused(f"127.0.0.1:{running.port}") is StatusCode.UNAVAILABLE
             answers = await asyncio.gather(*calls)
             assert all(len(outputs_of(answer)["logits"]) == 8 for answer in answers)
             await stopping
 
     asyncio.run(main())
     assert caplog.records == []
+
+
+OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
+
+
+async def code_once_refused(address: str) -> StatusCode:
+    """Call over ever new connections until one is refused."""
+    while True:
+        async with grpc.aio.insecure_channel(address) as channel:
+            try:
+                await Client(channel).ask("ServerLive")
+            except grpc.aio.AioRpcError as error:
+                code: StatusCode = error.code()
+                return code
+
+
+def test_stopping_drops_no_call_of_clients_that_go_on_calling(models: Path) -> None:
+    make_bundle(models)
+
+    async def main() -> list[StatusCode]:
+        async with serving(models) as running:
+            answered = asyncio.Semaphore(0)
+
+            async def go_on() -> StatusCode:
+                """Call again and again, as one who waits for each answer; return how it ended."""
+                async with grpc.aio.insecure_channel(f"127.0.0.1:{running.port}", options=OWN_CONNECTION) as channel:
+                    client = Client(channel)
+                    while True:
+                        try:
+                            await client.ask("ModelInfer", pictures())
+                        except grpc.aio.AioRpcError as error:
+                            code: StatusCode = error.code()
+                            return code
+                        answered.release()
+
+            clients = [asyncio.create_task(go_on()) for _ in range(16)]
+            for _ in range(200):
+                await answered.acquire()
+            await running.server.stop(30)
+            return await asyncio.gather(*clients)
+
+    # None was cancelled: each was told to connect elsewhere, and there was nobody.
+    assert set(asyncio.run(main())) == {StatusCode.UNAVAILABLE}
 
 
 def test_stopping_gives_up_what_takes_longer_than_it_may(models: Path) -> None:

@@ -1,0 +1,304 @@
+"""Continuous batching of a step graph: the queue in front of its slots, and the thread that steps them.
+
+Requests come and are cancelled in the event loop. One thread takes them in, steps `Slots` for as long as anything
+lives, and tells the event loop of news: of a first token and of an end at once, of later tokens every few
+milliseconds, so that many tokens share a wake-up and a write. Between the two there is no lock: either side writes its
+own counters and appends to a deque, and the thread alone touches what lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from service.batching.policy import LatencyProfile, Limits
+from service.batching.records import StepReport
+from service.batching.sequences import Group
+from service.batching.slots import Slots
+from service.errors import (
+    BadInput,
+    Cancelled,
+    DeadlineExceeded,
+    InferdError,
+    NotReady,
+    Overloaded,
+    RuntimeFailure,
+    TooLarge,
+)
+
+NEWS_EVERY_S = 0.005
+"""How long a token that is not the first may wait for others, to share their way to the client."""
+
+_SHORTEST_RETRY_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class StepperStatistics:
+    """The state of a stepper at one moment, in sequences."""
+
+    queued: int
+    live: int
+
+
+class Stepper:
+    """Grows groups of sequences; made in the event loop that it serves, and called only from there.
+
+    Args:
+        slots: what is stepped, by the stepper's own thread from now on.
+        profile: how long a step takes, by its number of rows.
+        limits: how much may wait; `max_batch_rows` is the number of slots.
+        name: of the thread.
+        clock: of deadlines and measurements.
+        on_step: told in the event loop of each run.
+        news_every_s: see `NEWS_EVERY_S`.
+    """
+
+    def __init__(
+        self,
+        slots: Slots,
+        *,
+        profile: LatencyProfile,
+        limits: Limits,
+        name: str,
+        clock: Callable[[], float] = time.monotonic,
+        on_step: Callable[[StepReport], object] | None = None,
+        news_every_s: float = NEWS_EVERY_S,
+    ) -> None:
+        self._slots = slots
+        self._profile = profile
+        self._limits = limits
+        self._clock = clock
+        self._on_step = on_step
+        self._news_every_s = news_every_s
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+
+        # Written by the event loop
+        self._arrivals: deque[Group] = deque()
+        self._submitted = 0  # sequences
+        self._draining = False
+        self._abort: InferdError | None = None
+        self._open: set[Group] = set()  # groups that are not done
+        self._nothing_open = asyncio.Event()
+        self._nothing_open.set()
+
+        self._cancelled: deque[Group] = deque()
+
+        # Written by the thread
+        self._queue: deque[Group] = deque()
+        self._left_queue = 0  # sequences
+        self._live: dict[Group, None] = {}
+        self._earliest_deadline = math.inf
+        self._news: dict[Group, None] = {}
+        self._reports: list[StepReport] = []
+        self._told_at = -math.inf
+        self._stepped_at: float | None = None  # when the last step ended, if there was no pause since
+
+        self._wake = threading.Event()
+        self._ending = False
+
+    def submit(self, group: Group) -> None:
+        """Queue a group; `group.changed` tells of its tokens and of its end.
+
+        Raises:
+            NotReady: the stepper is draining.
+            TooLarge: the group needs more slots than there are.
+            Overloaded: the queue is full, by count or by predicted wait.
+        """
+        if self._draining:
+            raise NotReady("the model is being stopped and takes no new requests")
+        if not group.prompt:
+            raise BadInput("a prompt needs at least one token")
+        if group.width > self._slots.capacity:
+            raise TooLarge(f"a request may have at most {self._slots.capacity} sequences; this one has {group.width}")
+        self._admit(group)
+        group.enqueued_at = self._clock()
+        self._open.add(group)
+        self._nothing_open.clear()
+        self._submitted += group.width
+        self._arrivals.append(group)
+        if not self._thread.ident:
+            self._thread.start()
+        self._wake.set()
+
+    def cancel(self, group: Group) -> None:
+        """Let a group go, at the next step; nobody will read it any more."""
+        self._cancelled.append(group)
+        self._wake.set()
+
+    async def drain(self) -> None:
+        """Refuse new groups, return when all that were accepted are done, and end the thread."""
+        self._draining = True
+        await self._nothing_open.wait()
+        self._ending = True
+        self._wake.set()
+
+    def abort(self, error: InferdError) -> None:
+        """Fail what still goes on with `error`, at the next step."""
+        self._draining = True
+        self._abort = error
+        self._wake.set()
+
+    @property
+    def starts_at_once(self) -> bool:
+        """Whether a group of one sequence that is submitted now would wait for nobody."""
+        return self._submitted == self._left_queue and self._slots.free > 0
+
+    def statistics(self) -> StepperStatistics:
+        """Return how much waits and lives."""
+        return StepperStatistics(queued=self._submitted - self._left_queue, live=self._slots.live)
+
+    def _admit(self, group: Group) -> None:
+        queued = self._submitted - self._left_queue
+        if not queued and group.width <= self._slots.free:
+            return
+        if queued + group.width > max(self._limits.max_queue_rows, self._slots.capacity):
+            raise Overloaded(
+                f"the queue is full: {queued} sequences wait, and {self._limits.max_queue_rows} may",
+                retry_after_s=max(_SHORTEST_RETRY_S, self._predicted_wait_s() - self._limits.max_queue_s),
+            )
+        if queued and (wait_s := self._predicted_wait_s()) > self._limits.max_queue_s:
+            raise Overloaded(
+                f"the queue is full: the predicted wait is {wait_s:.3g} s, and may be {self._limits.max_queue_s:.3g} s",
+                retry_after_s=max(_SHORTEST_RETRY_S, wait_s - self._limits.max_queue_s),
+            )
+
+    def _predicted_wait_s(self) -> float:
+        """When the slots would be free if every sequence grew as long as it may; mostly they end before."""
+        row_steps = sum(group.row_steps_left for group in self._open)
+        return row_steps / self._slots.capacity * self._profile.seconds(self._slots.capacity)
+
+    def _tell(self, groups: Iterable[Group], reports: Sequence[StepReport]) -> None:
+        """In the event loop: wake those who read, and count."""
+        for group in groups:
+            if group.done:
+                self._open.discard(group)
+            group.changed.set()
+        if not self._open:
+            self._nothing_open.set()
+        if self._on_step:
+            for report in reports:
+                self._on_step(report)
+
+    # From here on: the thread.
+
+    def _serve(self) -> None:
+        while True:
+            self._wake.clear()
+            if not (self._arrivals or self._queue or self._live):
+                self._cancelled.clear()
+                self._stepped_at = None
+                self._tell_news()
+                if self._ending:
+                    return
+                self._wake.wait()
+                continue
+            try:
+                self._turn()
+            except Exception as error:
+                # It is not known what state this has left, so nothing of it is kept.
+                self._slots.clear()
+                for group in list(self._live):
+                    self._end(group, error if isinstance(error, InferdError) else _wrapped(error))
+                self._stepped_at = None
+
+    def _turn(self) -> None:
+        """Take in what has come, step once, and tell of it."""
+        while self._arrivals:
+            group = self._arrivals.popleft()
+            self._queue.append(group)
+            if group.deadline is not None:
+                self._earliest_deadline = min(self._earliest_deadline, group.deadline)
+        now = self._clock()
+        if self._cancelled or self._abort or now >= self._earliest_deadline:
+            self._let_go(now)
+        if self._queue:
+            self._fill_slots(now)
+        if self._live:
+            self._step(now)
+        self._tell_news(everything=self._clock() - self._told_at > self._news_every_s)
+
+    def _let_go(self, now: float) -> None:
+        """End what need not go on, wherever it is."""
+        cancelled: set[Group] = set()
+        while self._cancelled:
+            cancelled.add(self._cancelled.popleft())
+        ended: dict[Group, InferdError] = {}
+        self._earliest_deadline = math.inf
+        for group in (*self._live, *self._queue):
+            if group in cancelled:
+                ended[group] = Cancelled("the client went away before its answer")
+            elif self._abort:
+                ended[group] = self._abort
+            elif group.deadline is not None and now >= group.deadline:
+                ended[group] = DeadlineExceeded("the deadline came before the model had answered")
+            elif group.deadline is not None:
+                self._earliest_deadline = min(self._earliest_deadline, group.deadline)
+        if not self._live.keys().isdisjoint(ended):
+            self._slots.drop(ended.keys())
+        for group, error in ended.items():
+            if group not in self._live:
+                self._queue.remove(group)
+                self._left_queue += group.width
+            self._end(group, error)
+
+    def _fill_slots(self, now: float) -> None:
+        """Seat who waits, in order: nobody overtakes a group that needs more slots than are free."""
+        seated: list[Group] = []
+        free = self._slots.free
+        while self._queue and self._queue[0].width <= free:
+            group = self._queue.popleft()
+            free -= group.width
+            group.joined_at = now
+            seated.append(group)
+            self._live[group] = None
+            self._left_queue += group.width
+        if seated:
+            self._slots.join(seated)
+
+    def _step(self, now: float) -> None:
+        rows, before = self._slots.live, self._slots.runs
+        for group in self._slots.step():
+            if group.left:
+                self._news[group] = None
+            else:
+                self._end(group)
+        begun, self._stepped_at = self._stepped_at or now, self._clock()
+        run = self._slots.runs.since(before)
+        self._reports.append(
+            StepReport(rows, run.tokens, run.seconds, self._stepped_at - begun, full=bool(self._queue))
+        )
+
+    def _end(self, group: Group, error: InferdError | None = None) -> None:
+        self._live.pop(group, None)
+        group.error = error
+        group.done = True
+        self._news[group] = None
+
+    def _tell_news(self, *, everything: bool = True) -> None:
+        """Tell the event loop what is urgent; or everything."""
+        if everything:
+            self._told_at = self._clock()
+            for group in self._live:
+                if group.streamed and group.first_token_at is not None:
+                    self._news[group] = None
+        elif not self._news:
+            return
+        news, self._news = self._news, {}
+        reports, self._reports = self._reports, []
+        if news or reports:
+            try:
+                self._loop.call_soon_threadsafe(self._tell, tuple(news), reports)
+            except RuntimeError:
+                self._ending = True  # the event loop is closed: nobody listens any more
+
+
+def _wrapped(error: Exception) -> RuntimeFailure:
+    failure = RuntimeFailure(f"the model failed: {error!r}")
+    failure.__cause__ = error
+    return failure

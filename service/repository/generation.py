@@ -1,0 +1,260 @@
+"""A request for text while it is answered: its groups in the stepper, and what may be told of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from service.batching.sequences import Continuation, Finish, Group, Runs, TokenScores
+from service.batching.stepper import Stepper
+from service.tasks.stops import Untold
+from service.tasks.text_generation import TextRequest
+
+
+class Part(msgspec.Struct, frozen=True):
+    """What is new of one choice.
+
+    Attributes:
+        prompt: index of the prompt.
+        choice: index of the choice among those of its prompt.
+        tokens: ids.
+        texts: of each token; the last may be cut short by a stop string.
+        scores: of each token, if the request asks for them.
+        finish: why the choice ended, in its last part.
+        count: how many tokens were generated so far, those included that are not told.
+    """
+
+    prompt: int
+    choice: int
+    tokens: list[int]
+    texts: list[str]
+    scores: list[TokenScores]
+    finish: Finish | None
+    count: int
+
+    @property
+    def text(self) -> str:
+        """All that is new."""
+        return "".join(self.texts)
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where the time of an answer went.
+
+    Attributes:
+        queue_s: until the first of its sequences had a slot.
+        run_s: in the runs that it was part of.
+        runs: how many those were.
+        rows: how many slots were in use in them, on average.
+        first_token_s: from its arrival to its first token, if it has one.
+    """
+
+    queue_s: float
+    run_s: float
+    runs: int
+    rows: float
+    first_token_s: float | None
+
+
+class _Choice:
+    """What is told of one sequence."""
+
+    def __init__(self, prompt: int, index: int, group: Group, sequence: Continuation, untold: Untold) -> None:
+        self.prompt = prompt
+        self.index = index
+        self.group = group
+        self.sequence = sequence
+        self.ended = False
+        self._untold = untold
+        self._seen = 0
+        self._told = 0
+
+    def news(self) -> Part | None:
+        """What has come since the last call and may be told, if there is anything."""
+        # In this order: once it has ended, all of its tokens are there.
+        finish = self.sequence.finish
+        count = len(self.sequence.tokens)
+        if count == self._seen and finish is None:
+            return None
+        fresh = self.sequence.tokens[self._seen : count]
+        told = self._untold.tell(fresh, stopped=finish == "stop", ended=finish is not None)
+        self._seen = count
+        if not told.tokens and finish is None:
+            return None
+        begun, self._told = self._told, self._told + len(told.tokens)
+        self.ended = finish is not None
+        return Part(
+            self.prompt, self.index, told.tokens, told.texts, self.sequence.scores[begun : self._told], finish, count
+        )
+
+
+class Generation:
+    """One request; it begins when it is made.
+
+    Args:
+        request: what is asked for.
+        stepper: where it is made.
+        untold: makes what holds back the text of one choice.
+        is_complete: makes what ends one choice, or None.
+        largest_group: how many sequences may share the reading of their prompt.
+        key_of: the key of a choice's random numbers, by the indices of prompt and choice.
+        streamed: whether parts are wanted as they come.
+        deadline: on the stepper's clock.
+
+    Raises:
+        InferdError: the stepper does not take it.
+    """
+
+    def __init__(
+        self,
+        request: TextRequest,
+        stepper: Stepper,
+        *,
+        untold: Callable[[], Untold],
+        is_complete: Callable[[], Callable[[int], bool] | None],
+        key_of: Callable[[int, int], int],
+        largest_group: int,
+        streamed: bool,
+        deadline: float | None,
+    ) -> None:
+        self.request = request
+        self._stepper = stepper
+        self._changed = asyncio.Event()
+        self._choices: list[_Choice] = []
+        self._groups: list[Group] = []
+        self._first_groups: list[Group] = []  # of each prompt: its scores are there
+        ranked = request.best_of > request.choices
+        top_scores = 0 if request.top_scores is None and ranked else request.top_scores
+        for prompt, tokens in enumerate(request.prompts):
+            for begin in range(0, request.best_of, largest_group):
+                indices = range(begin, min(begin + largest_group, request.best_of))
+                sequences = [
+                    Continuation(
+                        key_of(prompt, index),
+                        request.sampling,
+                        limit=request.max_tokens,
+                        is_complete=is_complete(),
+                    )
+                    for index in indices
+                ]
+                group = Group(
+                    tokens,
+                    sequences,
+                    changed=self._changed,
+                    streamed=streamed,
+                    top_scores=top_scores,
+                    scores_prompt=request.scores_prompt and not begin,
+                    deadline=deadline,
+                )
+                self._groups.append(group)
+                if not begin:
+                    self._first_groups.append(group)
+                self._choices += [
+                    _Choice(prompt, index, group, one, untold()) for index, one in zip(indices, sequences, strict=True)
+                ]
+        try:
+            for group in self._groups:
+                stepper.submit(group)
+        except BaseException:
+            self.cancel()
+            raise
+
+    async def parts(self) -> AsyncGenerator[list[Part], None]:
+        """What is new, whenever something is, until every choice has ended; leaving the loop cancels the rest.
+
+        Raises:
+            InferdError: what a group failed with; its deadline among it.
+        """
+        open_choices = self._choices
+        try:
+            while open_choices:
+                await self._changed.wait()
+                self._changed.clear()
+                failed = next((group.error for group in self._groups if group.error), None)
+                parts = [part for choice in open_choices if (part := choice.news())]
+                open_choices = [choice for choice in open_choices if not choice.ended]
+                if parts:
+                    yield parts
+                if failed:
+                    raise failed
+            while not all(group.done for group in self._groups):  # it may be told a moment later
+                await self._changed.wait()
+                self._changed.clear()
+        finally:
+            self.cancel()
+
+    async def answer(self) -> list[list[Part]]:
+        """Wait for all of it: the choices of each prompt, the likeliest first where more were made than are wanted.
+
+        Raises:
+            InferdError: as `parts`.
+        """
+        found: dict[tuple[int, int], Part] = {}
+        async for parts in self.parts():
+            for part in parts:
+                before = found.get((part.prompt, part.choice))
+                found[part.prompt, part.choice] = part if before is None else _joined(before, part)
+        wanted: list[list[Part]] = []
+        for prompt in range(len(self.request.prompts)):
+            choices = [found[prompt, choice] for choice in range(self.request.best_of)]
+            if len(choices) > self.request.choices:
+                choices.sort(key=_likelihood, reverse=True)
+            wanted.append(choices[: self.request.choices])
+        return wanted
+
+    @property
+    def texts(self) -> int:
+        """How many texts are made."""
+        return len(self._choices)
+
+    def prompt_scores(self, prompt: int) -> Sequence[TokenScores]:
+        """The scores of a prompt's tokens but the first, once it was read."""
+        return self._first_groups[prompt].prompt_scores
+
+    def cancel(self) -> None:
+        """Let go of what is not done."""
+        for group in self._groups:
+            if not group.done:
+                self._stepper.cancel(group)
+
+    def timings(self) -> Timings:
+        """Where the time went, once it is answered."""
+        groups = self._groups
+        total = Runs()
+        for group in groups:
+            total = Runs(
+                total.count + group.runs.count,
+                total.rows + group.runs.rows,
+                total.tokens + group.runs.tokens,
+                total.seconds + group.runs.seconds,
+            )
+        first = [group.first_token_at - group.enqueued_at for group in groups if group.first_token_at is not None]
+        longest = max(groups, key=lambda group: group.runs.count)
+        return Timings(
+            queue_s=min(group.joined_at - group.enqueued_at for group in groups),
+            run_s=longest.runs.seconds,
+            runs=longest.runs.count,
+            rows=total.rows / max(1, total.count),
+            first_token_s=min(first, default=None),
+        )
+
+
+def _joined(before: Part, part: Part) -> Part:
+    return Part(
+        part.prompt,
+        part.choice,
+        before.tokens + part.tokens,
+        before.texts + part.texts,
+        before.scores + part.scores,
+        part.finish,
+        part.count,
+    )
+
+
+def _likelihood(part: Part) -> float:
+    """How likely the model held a choice, a token."""
+    return sum(score.logprob for score in part.scores) / max(1, len(part.scores))
