@@ -13,7 +13,10 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from http.client import HTTPResponse
 from importlib.metadata import version
 from pathlib import Path
 
@@ -86,6 +89,19 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--top-k", type=int, help="so many labels; default: 5")
     predict.add_argument("--invert", action="store_true", help="for dark things on a light ground")
     predict.set_defaults(run=_predict)
+
+    generate = commands.add_parser("generate", help="have a model continue a text, as it comes; needs no server")
+    generate.add_argument("prompt", help="the text that is continued; - reads it from standard input")
+    generate.add_argument("--model", required=True)
+    generate.add_argument("--model-version", type=int, help="default: the highest")
+    generate.add_argument("--url", help="ask the server at this address in place of loading the model here")
+    generate.add_argument("--max-new-tokens", type=int, help="default: 100")
+    generate.add_argument("--temperature", type=float, help="0 = always the likeliest token; default: 1")
+    generate.add_argument("--top-k", type=int, help="choose among so many of the likeliest tokens")
+    generate.add_argument("--top-p", type=float, help="choose among the likeliest that have this probability together")
+    generate.add_argument("--seed", type=int, help="the same seed gives the same text")
+    generate.add_argument("--stop", action="append", help="a text to end before; may be given more than once")
+    generate.set_defaults(run=_generate)
     return parser
 
 
@@ -182,6 +198,40 @@ def _predict(settings: Settings, given: argparse.Namespace) -> int:
     return 0
 
 
+def _generate(settings: Settings, given: argparse.Namespace) -> int:
+    prompt = sys.stdin.read() if given.prompt == "-" else given.prompt
+    names = ("max_new_tokens", "temperature", "top_k", "top_p", "seed", "stop")
+    parameters = {name: value for name in names if (value := getattr(given, name)) is not None}
+    ask = _ask_for_text if given.url else partial(_generate_here, settings)
+    try:
+        for text in ask(given, prompt, parameters):
+            print(text, end="", flush=True)
+    except KeyboardInterrupt:
+        pass  # whoever has read enough says so
+    print()
+    return 0
+
+
+def _generate_here(
+    settings: Settings, given: argparse.Namespace, prompt: str, parameters: Mapping[str, object]
+) -> Iterator[str]:
+    from service.repository.bundle import LoadOptions, load_bundle
+
+    return load_bundle(_find(settings, given), LoadOptions.of(settings)).generate(prompt, parameters)
+
+
+def _ask_for_text(given: argparse.Namespace, prompt: str, parameters: Mapping[str, object]) -> Iterator[str]:
+    """The texts of the events in which a server answers."""
+    body = json.dumps({"inputs": prompt, "parameters": parameters, "stream": True}).encode()
+    with _post(_address(given), body, "application/json") as response:
+        for line in response:
+            if line.startswith(b"data:"):
+                event = json.loads(line.removeprefix(b"data:"))
+                if "error" in event:
+                    raise ValueError(f"{given.url}: {event['error']}")
+                yield event["token"]["text"]
+
+
 def _is_json(given: argparse.Namespace) -> bool:
     """Whether the file is a request in JSON, and not the input itself."""
     return bool(given.input.suffix.lower() == ".json")
@@ -197,20 +247,29 @@ def _find(settings: Settings, given: argparse.Namespace) -> BundleFolder:
 
 
 def _ask(given: argparse.Namespace, content: bytes, parameters: dict[str, object]) -> object:
-    version_path = "" if given.model_version is None else f"/versions/{given.model_version}"
-    address = f"{given.url.rstrip('/')}/predict/{urllib.parse.quote(given.model)}{version_path}"
-    if not address.startswith(("http://", "https://")):
-        raise ValueError("--url must begin with http:// or https://")
     query = urllib.parse.urlencode({name: str(value).lower() for name, value in parameters.items()})
     kind = "application/json" if _is_json(given) else "application/octet-stream"
-    request = urllib.request.Request(  # noqa: S310 - the scheme was checked
-        f"{address}?{query}", content, {"content-type": kind}
-    )
+    with _post(f"{_address(given)}?{query}", content, kind) as response:
+        return json.load(response)
+
+
+def _address(given: argparse.Namespace) -> str:
+    """Where the server that was named answers for the model that was named."""
+    version_path = "" if given.model_version is None else f"/versions/{given.model_version}"
+    return f"{given.url.rstrip('/')}/predict/{urllib.parse.quote(given.model)}{version_path}"
+
+
+@contextmanager
+def _post(address: str, content: bytes, kind: str) -> Iterator[HTTPResponse]:
+    if not address.startswith(("http://", "https://")):
+        raise ValueError("--url must begin with http:// or https://")
+    request = urllib.request.Request(address, content, {"content-type": kind})  # noqa: S310 - the scheme was checked
     try:
         with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310 - as above
-            return json.load(response)
+            yield response
     except urllib.error.HTTPError as error:
-        raise ValueError(f"{address} answered {error.code}: {error.read().decode(errors='replace')}") from error
+        message = f"{address.partition('?')[0]} answered {error.code}: {error.read().decode(errors='replace')}"
+        raise ValueError(message) from error
 
 
 if __name__ == "__main__":

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from service.batching.slots import Slots
 from service.errors import BundleRefused, Unsupported
 from service.machine import cpu_quota
 from service.manifest import Manifest, Tensor, read_manifest, verify_files
 from service.repository.bare import describe, open_bare, probe
+from service.repository.generation import grow_alone
 from service.repository.golden import Golden, GoldenMismatch
 from service.repository.scan import BundleFolder
 from service.runtime.devices import choose_providers
@@ -123,6 +125,22 @@ class Bundle:
             raise Unsupported(f"{self.folder.name} continues texts: inferd generate asks it")
         request = self.task.parse(inputs, parameters)
         return self.task.decode(request, self.session.run(self.task.encode(request)))
+
+    def generate(self, prompt: str, parameters: Mapping[str, object]) -> Iterator[str]:
+        """Continue a text right here, alone: for the command line.
+
+        Args:
+            prompt: the text.
+            parameters: as of the task dialect.
+
+        Raises:
+            BadInput: the request is wrong.
+            Unsupported: the model's answers are no texts.
+        """
+        if not isinstance(self.task, TextGeneration):
+            raise Unsupported(f"{self.folder.name} continues no texts: inferd predict asks it")
+        request, _ = self.task.parse(prompt, parameters)
+        return grow_alone(request, Slots(self.session.run, self.session.graph, capacity=1), self.task.characters.pieces)
 
 
 def load_bundle(folder: BundleFolder, options: LoadOptions) -> Bundle:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
+from service.batching.sampling import key_of
 from service.batching.sequences import Continuation, Finish, Group, Runs, TokenScores
+from service.batching.slots import Slots
 from service.batching.stepper import Stepper
-from service.tasks.stops import Untold
+from service.tasks.stops import StopWatch, Untold
 from service.tasks.text_generation import TextRequest
 
 
@@ -241,6 +243,26 @@ class Generation:
             rows=total.rows / max(1, total.count),
             first_token_s=min(first, default=None),
         )
+
+
+def grow_alone(request: TextRequest, slots: Slots, pieces: Sequence[str]) -> Iterator[str]:
+    """Continue the first prompt of `request`, with no stepper: its text as it comes.
+
+    Args:
+        request: of which nothing but the prompt, the sampling, the length, the seed and the stops is looked at.
+        slots: of which nobody else uses one.
+        pieces: the text of each token, by its id.
+    """
+    watch = StopWatch(pieces, request.stops) if request.stops else None
+    sequence = Continuation(key_of(request.seed, 0, 0), request.sampling, limit=request.max_tokens, is_complete=watch)
+    slots.join([Group(request.prompts[0], [sequence], changed=asyncio.Event())])
+    untold = Untold(pieces, request.stops)
+    told = 0
+    while sequence.finish is None:
+        slots.step()
+        fresh = sequence.tokens[told:]
+        told = len(sequence.tokens)
+        yield "".join(untold.tell(fresh, stopped=sequence.finish == "stop", ended=sequence.finish is not None).texts)
 
 
 def _joined(before: Part, part: Part) -> Part:
