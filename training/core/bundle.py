@@ -10,7 +10,28 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from service.manifest import MANIFEST_FILE, NAME_PATTERN, FileEntry, Manifest, read_manifest, verify_files
+from training.core.config import ConfigModel
 from training.core.data import sha256_of
+
+
+class BundleConfig(ConfigModel):
+    """The bundle that an export writes.
+
+    Attributes:
+        models: folder of all models.
+        name: of the model: its folder there.
+        version: its folder in that.
+        replace: whether a bundle of that version may be overwritten.
+        title: what people call the model.
+        description: one paragraph for its card.
+    """
+
+    models: str = "models"
+    name: str
+    version: int = 1
+    replace: bool = False
+    title: str
+    description: str
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
-from service.manifest import Datatype
+from service.manifest import Datatype, Graph, Step, Tolerance, Variant
 from service.manifest import Tensor as TensorEntry
 
 logger = logging.getLogger(__name__)
@@ -80,6 +80,32 @@ def _entry(value: onnx.ValueInfoProto) -> TensorEntry:
     tensor = value.type.tensor_type
     shape = tuple(dim.dim_param or dim.dim_value for dim in tensor.shape.dim)
     return TensorEntry(name=value.name, datatype=_DATATYPES[tensor.elem_type], shape=shape)
+
+
+def graph_variants(
+    bundle: Path, graph: str, files: Mapping[str, str], tolerances: Mapping[str, Tolerance], step: Step | None = None
+) -> dict[str, Variant]:
+    """What a manifest says of variants that have one graph each.
+
+    Args:
+        bundle: the folder.
+        graph: its role.
+        files: of the graph, by variant.
+        tolerances: of the golden replay, by variant.
+        step: what its tensors mean where it is run once a token.
+    """
+    variants = {}
+    for name, file in files.items():
+        inputs, outputs = tensors_of(bundle / file)
+        entry = Graph(file=file, inputs=inputs, outputs=outputs, step=step)
+        variants[name] = Variant(graphs={graph: entry}, tolerance=tolerances[name])
+    return variants
+
+
+def fastest(lost: Mapping[str, float], seconds: Mapping[str, float], allowed: float) -> str:
+    """The variant that takes the fewest `seconds` of those that have `lost` no more than is `allowed`."""
+    # 0.2 is 0.2, also in binary
+    return min((name for name in seconds if round(lost[name], 9) <= allowed), key=lambda name: seconds[name])
 
 
 def open_session(path: Path, threads: int = 0) -> ort.InferenceSession:

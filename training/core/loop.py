@@ -156,9 +156,11 @@ def _optimiser(model: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
         raise ValueError(f"learning_rate_scale names {sorted(unknown)}, which the model does not have")
     groups = []
     parts = [(name, part.parameters()) for name, part in model.named_children()]
+    seen: set[nn.Parameter] = set()  # tied weights belong to the first part that has them
     for name, parameters in (*parts, ("", model.parameters(recurse=False))):
         rate = config.learning_rate * config.learning_rate_scale.get(name, 1.0)
-        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        trained = [parameter for parameter in parameters if parameter.requires_grad and parameter not in seen]
+        seen.update(trained)
         for decay, members in (
             (config.weight_decay, [parameter for parameter in trained if parameter.ndim > 1]),
             (0.0, [parameter for parameter in trained if parameter.ndim <= 1]),

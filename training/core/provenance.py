@@ -6,12 +6,44 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from service.manifest import Provenance, Source
+from training.core.config import ConfigModel
+from training.core.export import OPSET
+from training.core.run import Run
+
 TOOLS = ("torch", "onnx", "onnxruntime", "onnxscript", "numpy")
+
+
+def provenance(
+    config: ConfigModel, seed: int, run: Run, data: Source, initial_weights: Source | None = None
+) -> Provenance:
+    """What a manifest says of where a model comes from.
+
+    Args:
+        config: the run's whole configuration.
+        seed: of the run.
+        run: finished, or as far as it has come.
+        data: what it was trained on.
+        initial_weights: what it started from, if not at random.
+    """
+    return Provenance(
+        created=datetime.now(UTC).strftime("%Y-%m-%d"),
+        commit=commit(),
+        seed=seed,
+        config=config.model_dump(mode="json"),
+        data=data,
+        initial_weights=initial_weights,
+        tools=tools(),
+        opset=OPSET,
+        training_hardware=", then ".join(run.read_hardware()) or hardware(),
+        training_seconds=round(sum(row["seconds"] for row in run.read_history())),
+    )
 
 
 def commit() -> str:

@@ -7,9 +7,7 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -20,35 +18,32 @@ from torch import Tensor
 
 from service.images import normalise
 from service.manifest import (
-    GOLDEN_FILE,
     SCHEMA_VERSION,
     Batching,
     ClassificationPostprocessing,
-    Graph,
     ImagePreprocessing,
     Manifest,
     Provenance,
     Quality,
     Source,
-    Tolerance,
-    Variant,
 )
 from training.core.bundle import file_entries, new_bundle, write_manifest
 from training.core.card import markdown_table, render_card
 from training.core.export import (
-    OPSET,
     export_onnx,
+    fastest,
+    graph_variants,
     largest_difference,
     open_session,
     quantise,
     seconds_a_run,
-    tensors_of,
 )
-from training.core.provenance import commit, hardware, processor, tools
+from training.core.golden import write_golden
+from training.core.provenance import processor, provenance
 from training.core.run import Run
 from training.image_classification.data import INPUT, DataSet, Part
 from training.image_classification.evaluate import Evaluation, load_trained, measure, report
-from training.image_classification.model import ResNet, published_weights
+from training.image_classification.model import published_weights
 from training.image_classification.train import Config
 
 logger = logging.getLogger(__name__)
@@ -58,9 +53,6 @@ _FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
 _HERE = Path(__file__).parent
 _AGREEMENT = 1e-4
 """Largest difference between PyTorch and ONNX Runtime in float32, in logits, at any batch size."""
-
-_RUNTIME_TOLERANCE = 1e-3
-"""Largest difference to ONNX Runtime's own golden logits: another processor adds floats in another order."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +89,9 @@ def export(config: Config, folder: Path) -> None:
         measured = {name: _measure(bundle / file, data) for name, file in _FILES.items()}
         default = _choose_default(measured, asked.max_loss_points)
         report(run, data, data.test, measured[default].test_outputs)
-        tolerances = _write_golden(bundle, model, golden_inputs)
+        with torch.no_grad():
+            expected = model(example).numpy()
+        tolerances = write_golden(bundle, GRAPH, {INPUT: golden_inputs}, {OUTPUT: expected}, _FILES)
         (bundle / LABELS_FILE).write_text(json.dumps(data.labels, indent=2) + "\n", encoding="utf-8")
         for picture in ("history.png", "confusion.png"):
             shutil.copyfile(run.folder / picture, bundle / picture)
@@ -109,7 +103,7 @@ def export(config: Config, folder: Path) -> None:
             task="image-classification",
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             files=file_entries(bundle),
-            variants={name: _variant(bundle, file, tolerances[name]) for name, file in _FILES.items()},
+            variants=graph_variants(bundle, GRAPH, _FILES, tolerances),
             default_variant=default,
             preprocessing=preprocessing,
             postprocessing=ClassificationPostprocessing(output=OUTPUT, activation="softmax", labels=LABELS_FILE),
@@ -175,39 +169,13 @@ def _measure(path: Path, data: DataSet) -> _Measured:
 def _choose_default(measured: Mapping[str, _Measured], max_loss_points: float) -> str:
     """The fastest variant that loses at most so many points of accuracy on the validation part against float32."""
     reference = measured["fp32"].validation.accuracy
-    allowed = {
-        name: one
-        for name, one in measured.items()
-        if round(100 * (reference - one.validation.accuracy), 9) <= max_loss_points  # 0.2 is 0.2, also in binary
-    }
     for name, one in measured.items():
         logger.info(
             "%s: validation %.4f, test %.4f, %.1f us a row",
             name, one.validation.accuracy, one.test.accuracy, 1e6 * one.seconds_a_row,
         )  # fmt: skip
-    return min(allowed, key=lambda name: allowed[name].seconds_a_row)
-
-
-def _write_golden(bundle: Path, model: ResNet, inputs: NDArray[np.float32]) -> dict[str, Tolerance]:
-    """Write the golden file and return what each variant's replay allows, as measured here with a margin."""
-    with torch.no_grad():
-        expected = model(torch.from_numpy(inputs)).numpy()
-    arrays: dict[str, Any] = {f"inputs/{GRAPH}/{INPUT}": inputs, f"framework/{GRAPH}/{OUTPUT}": expected}
-    tolerances = {}
-    for name, file in _FILES.items():
-        (found,) = open_session(bundle / file).run(None, {INPUT: inputs})
-        arrays[f"runtime/{name}/{GRAPH}/{OUTPUT}"] = found
-        difference = float(np.abs(found - expected).max())
-        tolerances[name] = Tolerance(
-            framework=round(max(2 * difference, _RUNTIME_TOLERANCE), 6), runtime=_RUNTIME_TOLERANCE
-        )
-    np.savez_compressed(bundle / GOLDEN_FILE, **arrays)
-    return tolerances
-
-
-def _variant(bundle: Path, file: str, tolerance: Tolerance) -> Variant:
-    inputs, outputs = tensors_of(bundle / file)
-    return Variant(graphs={GRAPH: Graph(file=file, inputs=inputs, outputs=outputs)}, tolerance=tolerance)
+    lost = {name: 100 * (reference - one.validation.accuracy) for name, one in measured.items()}
+    return fastest(lost, {name: one.seconds_a_row for name, one in measured.items()}, max_loss_points)
 
 
 def _quality(measured: Mapping[str, _Measured], default: str, seed: int) -> tuple[Quality, ...]:
@@ -234,18 +202,8 @@ def _provenance(config: Config, data: DataSet, run: Run) -> Provenance:
             url=file.url,
             sha256={file.name: file.digest.removeprefix("sha256:")},
         )
-    return Provenance(
-        created=datetime.now(UTC).strftime("%Y-%m-%d"),
-        commit=commit(),
-        seed=config.seed,
-        config=config.model_dump(mode="json"),
-        data=Source(name=data.name, licence=data.licence, url=data.url, sha256=data.sha256),
-        initial_weights=initial,
-        tools=tools(),
-        opset=OPSET,
-        training_hardware=", then ".join(run.read_hardware()) or hardware(),
-        training_seconds=round(sum(row["seconds"] for row in run.read_history())),
-    )
+    source = Source(name=data.name, licence=data.licence, url=data.url, sha256=data.sha256)
+    return provenance(config, config.seed, run, source, initial)
 
 
 def _notices(config: Config) -> list[Path]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.core.bundle import BundleConfig
 from training.core.config import ConfigModel
 from training.core.loop import FitConfig, best_device, fit
 from training.core.provenance import hardware
@@ -26,26 +27,14 @@ class TrainConfig(ConfigModel):
     label_smoothing: float = 0.0
 
 
-class ExportConfig(ConfigModel):
+class ExportConfig(BundleConfig):
     """The bundle that is written.
 
     Attributes:
-        models: folder of all models.
-        name: of the model: its folder there.
-        version: its folder in that.
-        replace: whether a bundle of that version may be overwritten.
-        title: what people call the model.
-        description: one paragraph for its card.
         calibration_images: of the training part, by which int8's ranges are chosen.
         max_loss_points: accuracy that int8 may lose against float32, in points, to become the default.
     """
 
-    models: str = "models"
-    name: str
-    version: int = 1
-    replace: bool = False
-    title: str
-    description: str
     calibration_images: int = 512
     max_loss_points: float = 0.2
 

@@ -167,6 +167,11 @@ class CharacterLSTM(nn.Module):
         if config.tied:
             self.head.weight = self.embedding.weight
 
+    @property
+    def stack(self) -> list[LSTMLayer]:
+        """The layers, from the embedding up."""
+        return [layer for layer in self.layers if isinstance(layer, LSTMLayer)]
+
     def zero_state(self, batch: int) -> State:
         """The state before the first character."""
         shape = (batch, self.config.layers, self.config.hidden)
@@ -178,7 +183,7 @@ class CharacterLSTM(nn.Module):
         config = self.config
         x = self._locked_dropout(self.embedding(tokens), config.input_dropout)
         hiddens, cells = [], []
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(self.stack):
             if number:
                 x = self._locked_dropout(x, config.layer_dropout)
             x, cell = layer(x, state[0][:, number], state[1][:, number])

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.core.bundle import BundleConfig
 from training.core.config import ConfigModel
 from training.core.loop import FitConfig, best_device, fit
 from training.core.provenance import hardware
@@ -38,25 +39,13 @@ class TrainConfig(ConfigModel):
     l1: float = Field(default=0.0, ge=0)
 
 
-class ExportConfig(ConfigModel):
+class ExportConfig(BundleConfig):
     """The bundle that is written.
 
     Attributes:
-        models: folder of all models.
-        name: of the model: its folder there.
-        version: its folder in that.
-        replace: whether a bundle of that version may be overwritten.
-        title: what people call the model.
-        description: one paragraph for its card.
         max_loss_nats: a character, that int8 may lose against float32 to become the default.
     """
 
-    models: str = "models"
-    name: str
-    version: int = 1
-    replace: bool = False
-    title: str
-    description: str
     max_loss_nats: float = 0.01
 
 
