@@ -1,7 +1,8 @@
 """What a stepper works on: sequences that grow token by token, in groups that share a prompt.
 
-They belong to the stepper's thread while they live. The event loop may read them at any time: lists only grow, a
-token's scores are there before it, and `done` is set last.
+They belong to the stepper's thread while they live. The event loop may read them at any time: lists only grow, and a
+token comes after all that belongs to it: its scores, and if it is the last, why and what the group took. `done` is set
+last.
 """
 
 from __future__ import annotations
@@ -33,12 +34,10 @@ class TokenScores(msgspec.Struct, frozen=True):
     top: tuple[tuple[int, float], ...] = ()
 
 
-def token_scores(logprobs: NDArray[np.float64], token: int, top: int) -> TokenScores:
-    """The scores of `token` and of the `top` likeliest, of the log-probabilities (tokens,) of its place."""
-    if not top:
-        return TokenScores(float(logprobs[token]))
-    best = np.argsort(-logprobs, kind="stable")[:top]
-    return TokenScores(float(logprobs[token]), tuple(zip(best.tolist(), logprobs[best].tolist(), strict=True)))
+def likeliest(logprobs: NDArray[np.float64], count: int) -> tuple[tuple[int, float], ...]:
+    """The `count` likeliest tokens of a place with their log-probabilities (tokens,), the best first."""
+    best = np.argsort(-logprobs, kind="stable")[:count]
+    return tuple(zip(best.tolist(), logprobs[best].tolist(), strict=True))
 
 
 class Runs(msgspec.Struct, frozen=True):
@@ -78,10 +77,10 @@ class Continuation:
     Attributes:
         tokens: so far.
         scores: of each token, if the group asks for them.
-        finish: why it ended; None while it goes on.
+        finish: why it ends, known a moment before its last token is there; None while it goes on.
     """
 
-    __slots__ = ("finish", "is_complete", "key", "limit", "sampling", "scores", "tokens")
+    __slots__ = ("_length", "finish", "is_complete", "key", "limit", "sampling", "scores", "tokens")
 
     def __init__(
         self, key: int, sampling: Sampling, *, limit: int, is_complete: Callable[[int], bool] | None = None
@@ -93,15 +92,24 @@ class Continuation:
         self.tokens: list[int] = []
         self.scores: list[TokenScores] = []
         self.finish: Finish | None = None if limit else "length"
+        self._length = -1 if limit else 0  # in the end, once that is known
 
-    def take(self, token: int) -> bool:
-        """Grow by `token`; whether the sequence ends with it."""
-        self.tokens.append(token)
+    def ends_with(self, token: int) -> bool:
+        """Whether the sequence ends with `token`, which the caller then adds to `tokens`, after all else."""
+        length = len(self.tokens) + 1
         if self.is_complete is not None and self.is_complete(token):
             self.finish = "stop"
-        elif len(self.tokens) >= self.limit:
+        elif length >= self.limit:
             self.finish = "length"
-        return self.finish is not None
+        else:
+            return False
+        self._length = length
+        return True
+
+    def so_far(self) -> tuple[int, Finish | None]:
+        """How many tokens there are, and why there will be no more, if so: from any thread."""
+        count = len(self.tokens)
+        return count, self.finish if count == self._length else None
 
 
 class Group:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from service.batching.arrays import misfit
 from service.batching.sampling import Sampler, log_softmax
-from service.batching.sequences import Continuation, Group, Runs, token_scores
+from service.batching.sequences import Continuation, Group, Runs, TokenScores, likeliest
 from service.errors import RuntimeFailure
 from service.manifest import Graph, Tensor
 from service.tensors import DTYPES, Arrays
@@ -102,6 +102,8 @@ class Slots:
     def step(self) -> list[Group]:
         """Run the graph once for all live sequences; return the groups whose first tokens came with it, or their end.
 
+        A group for which the graph had no finite answer ends with an error, and the others go on.
+
         Raises:
             RuntimeFailure: the run failed, and nothing has changed.
         """
@@ -111,16 +113,18 @@ class Slots:
         if wrong := misfit(outputs, rows):
             raise RuntimeFailure(f"the model is at fault: output {wrong}")
         scores = outputs[self._names.logits]
-        if not np.isfinite(scores).all():
-            raise RuntimeFailure("the model answered with numbers that are not finite")
         seconds = self._clock() - started
         self._states = {pair.input: outputs[pair.output] for pair in self._names.states}
         news: list[Group] = []
+        if not np.isfinite(scores).all():
+            scores = self._drop_diverged(scores, news)
         if self._reading:
             scores = self._begin(scores, news)
         runs = self.runs
         tokens = len(self._rows) - self._reading
         self.runs = Runs(runs.count + 1, runs.rows + rows, runs.tokens + tokens, runs.seconds + seconds)
+        for group in news:
+            self._finish(group)
         if self._rows:
             self._grow(scores, news)
         return news
@@ -128,6 +132,16 @@ class Slots:
     def drop(self, groups: Collection[Group]) -> None:
         """Take `groups` out, wherever they stand."""
         self._keep([place for place, row in enumerate(self._rows) if row.group not in groups])
+
+    def _drop_diverged(self, scores: NDArray[np.float32], news: list[Group]) -> NDArray[np.float32]:
+        """Fail the groups that have scores which are no numbers; return those of the others."""
+        diverged = {self._rows[place].group: None for place in np.flatnonzero(~np.isfinite(scores).all(axis=1))}
+        for group in diverged:
+            group.error = RuntimeFailure("the model answered with numbers that are not finite")
+        kept = [place for place, row in enumerate(self._rows) if row.group not in diverged]
+        self._keep(kept)
+        news.extend(diverged)
+        return scores[kept]
 
     def _begin(self, scores: NDArray[np.float32], news: list[Group]) -> NDArray[np.float32]:
         """Score the prompts' next tokens; where a prompt is read, give each of its sequences a slot."""
@@ -141,7 +155,8 @@ class Slots:
                 continue
             if group.scores_prompt and group.fed < len(group.prompt):
                 logprobs = log_softmax(scores[place : place + 1])[0]
-                group.prompt_scores.append(token_scores(logprobs, group.prompt[group.fed], group.top_scores or 0))
+                logprob = float(logprobs[group.prompt[group.fed]])
+                group.prompt_scores.append(TokenScores(logprob, likeliest(logprobs, group.top_scores or 0)))
             if group.fed < len(group.prompt):
                 rows.append(row)
                 places.append(place)
@@ -150,7 +165,6 @@ class Slots:
             begun = [_Row(group, one) for one in group.sequences if one.finish is None]
             if not begun:
                 self._held -= 1
-                self._finish(group)
                 news.append(group)
             rows.extend(begun)
             places.extend([place] * len(begun))
@@ -161,7 +175,7 @@ class Slots:
     def _grow(self, scores: NDArray[np.float32], news: list[Group]) -> None:
         """Choose a token for each sequence; let those go that end with it."""
         tokens = self._sampler.choose(scores)
-        logprobs = log_softmax(scores) if self._scored else None
+        scored = self._score(scores, tokens) if self._scored else None
         ended = False
         for place, (row, token) in enumerate(zip(self._rows, tokens.tolist(), strict=True)):
             group, sequence = row
@@ -169,23 +183,34 @@ class Slots:
                 tokens[place] = group.prompt[group.fed]
                 group.fed += 1
                 continue
-            if group.top_scores is not None and logprobs is not None:
-                sequence.scores.append(token_scores(logprobs[place], token, group.top_scores))
+            if scored is not None and group.top_scores is not None:
+                sequence.scores.append(scored[place])
             if group.first_token_at is None:
                 group.first_token_at = self._clock()
                 news.append(group)
-            if sequence.take(token):
+            if sequence.ends_with(token):
                 ended = True
                 group.left -= 1
                 if not group.left:
                     self._finish(group)
                     if news[-1:] != [group]:
                         news.append(group)
+            sequence.tokens.append(token)
         self._tokens = tokens
         if ended:
             self._keep(
                 [place for place, row in enumerate(self._rows) if row.sequence is None or row.sequence.finish is None]
             )
+
+    def _score(self, scores: NDArray[np.float32], tokens: NDArray[np.int64]) -> list[TokenScores]:
+        """How likely each row's token was, with the likeliest others where somebody wants to know."""
+        logprobs = log_softmax(scores)
+        return [
+            TokenScores(logprob, likeliest(logprobs[place], row.group.top_scores) if row.group.top_scores else ())
+            for place, (row, logprob) in enumerate(
+                zip(self._rows, logprobs[np.arange(len(tokens)), tokens].tolist(), strict=True)
+            )
+        ]
 
     def _finish(self, group: Group) -> None:
         group.runs = self.runs.since(group.runs)

@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 
 from service.batching.policy import LatencyProfile, Limits
@@ -102,26 +102,32 @@ class Stepper:
         self._wake = threading.Event()
         self._ending = False
 
-    def submit(self, group: Group) -> None:
-        """Queue a group; `group.changed` tells of its tokens and of its end.
+    def submit(self, *groups: Group) -> None:
+        """Queue the groups of one request; `changed` of each tells of its tokens and of its end.
+
+        They are all taken or none, and however long they may grow, they don't stand in each other's way.
 
         Raises:
             NotReady: the stepper is draining.
-            TooLarge: the group needs more slots than there are.
+            TooLarge: a group needs more slots than there are.
             Overloaded: the queue is full, by count or by predicted wait.
         """
         if self._draining:
             raise NotReady("the model is being stopped and takes no new requests")
-        if not group.prompt:
-            raise BadInput("a prompt needs at least one token")
-        if group.width > self._slots.capacity:
-            raise TooLarge(f"a request may have at most {self._slots.capacity} sequences; this one has {group.width}")
-        self._admit(group)
-        group.enqueued_at = self._clock()
-        self._open.add(group)
+        for group in groups:
+            if not group.prompt:
+                raise BadInput("a prompt needs at least one token")
+            if group.width > self._slots.capacity:
+                raise TooLarge(f"a group may have at most {self._slots.capacity} sequences; this one has {group.width}")
+        width = sum(group.width for group in groups)
+        self._admit(width)
+        now = self._clock()
+        for group in groups:
+            group.enqueued_at = now
+        self._open.update(groups)
         self._nothing_open.clear()
-        self._submitted += group.width
-        self._arrivals.append(group)
+        self._submitted += width
+        self._arrivals.extend(groups)
         if not self._thread.ident:
             self._thread.start()
         self._wake.set()
@@ -153,11 +159,11 @@ class Stepper:
         """Return how much waits and lives."""
         return StepperStatistics(queued=self._submitted - self._left_queue, live=self._slots.live)
 
-    def _admit(self, group: Group) -> None:
+    def _admit(self, width: int) -> None:
         queued = self._submitted - self._left_queue
-        if not queued and group.width <= self._slots.free:
+        if not queued and width <= self._slots.free:
             return
-        if queued + group.width > max(self._limits.max_queue_rows, self._slots.capacity):
+        if queued + width > max(self._limits.max_queue_rows, self._slots.capacity):
             raise Overloaded(
                 f"the queue is full: {queued} sequences wait, and {self._limits.max_queue_rows} may",
                 retry_after_s=max(_SHORTEST_RETRY_S, self._predicted_wait_s() - self._limits.max_queue_s),
@@ -190,8 +196,11 @@ class Stepper:
     def _serve(self) -> None:
         while True:
             self._wake.clear()
+            # Before arrivals are looked at: so whoever is cancelled here has been submitted, and is found.
+            cancelled: set[Group] = set()
+            while self._cancelled:
+                cancelled.add(self._cancelled.popleft())
             if not (self._arrivals or self._queue or self._live):
-                self._cancelled.clear()
                 self._stepped_at = None
                 self._tell_news()
                 if self._ending:
@@ -199,7 +208,7 @@ class Stepper:
                 self._wake.wait()
                 continue
             try:
-                self._turn()
+                self._turn(cancelled)
             except Exception as error:
                 # It is not known what state this has left, so nothing of it is kept.
                 self._slots.clear()
@@ -207,7 +216,7 @@ class Stepper:
                     self._end(group, error if isinstance(error, InferdError) else _wrapped(error))
                 self._stepped_at = None
 
-    def _turn(self) -> None:
+    def _turn(self, cancelled: Set[Group]) -> None:
         """Take in what has come, step once, and tell of it."""
         while self._arrivals:
             group = self._arrivals.popleft()
@@ -215,19 +224,16 @@ class Stepper:
             if group.deadline is not None:
                 self._earliest_deadline = min(self._earliest_deadline, group.deadline)
         now = self._clock()
-        if self._cancelled or self._abort or now >= self._earliest_deadline:
-            self._let_go(now)
+        if cancelled or self._abort or now >= self._earliest_deadline:
+            self._let_go(now, cancelled)
         if self._queue:
             self._fill_slots(now)
         if self._live:
             self._step(now)
         self._tell_news(everything=self._clock() - self._told_at > self._news_every_s)
 
-    def _let_go(self, now: float) -> None:
+    def _let_go(self, now: float, cancelled: Set[Group]) -> None:
         """End what need not go on, wherever it is."""
-        cancelled: set[Group] = set()
-        while self._cancelled:
-            cancelled.add(self._cancelled.popleft())
         ended: dict[Group, InferdError] = {}
         self._earliest_deadline = math.inf
         for group in (*self._live, *self._queue):
@@ -241,10 +247,10 @@ class Stepper:
                 self._earliest_deadline = min(self._earliest_deadline, group.deadline)
         if not self._live.keys().isdisjoint(ended):
             self._slots.drop(ended.keys())
+        if any(group not in self._live for group in ended):
+            self._left_queue += sum(group.width for group in self._queue if group in ended)
+            self._queue = deque(group for group in self._queue if group not in ended)
         for group, error in ended.items():
-            if group not in self._live:
-                self._queue.remove(group)
-                self._left_queue += group.width
             self._end(group, error)
 
     def _fill_slots(self, now: float) -> None:
@@ -264,10 +270,10 @@ class Stepper:
     def _step(self, now: float) -> None:
         rows, before = self._slots.live, self._slots.runs
         for group in self._slots.step():
-            if group.left:
+            if group.left and not group.error:
                 self._news[group] = None
             else:
-                self._end(group)
+                self._end(group, group.error)
         begun, self._stepped_at = self._stepped_at or now, self._clock()
         run = self._slots.runs.since(before)
         self._reports.append(
@@ -294,8 +300,11 @@ class Stepper:
         if news or reports:
             try:
                 self._loop.call_soon_threadsafe(self._tell, tuple(news), reports)
-            except RuntimeError:
-                self._ending = True  # the event loop is closed: nobody listens any more
+            except RuntimeError:  # the event loop is closed: nobody listens any more
+                self._ending = True
+                self._slots.clear()
+                for groups in (self._arrivals, self._queue, self._live):
+                    groups.clear()
 
 
 def _wrapped(error: Exception) -> RuntimeFailure:

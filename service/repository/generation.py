@@ -77,11 +77,11 @@ class _Choice:
 
     def news(self) -> Part | None:
         """What has come since the last call and may be told, if there is anything."""
-        # In this order: once it has ended, all of its tokens are there.
-        finish = self.sequence.finish
-        count = len(self.sequence.tokens)
+        count, finish = self.sequence.so_far()
         if count == self._seen and finish is None:
             return None
+        if not self.sequence.limit and (self.group.error or not self.group.done):
+            return None  # it has no end but that of its prompt
         fresh = self.sequence.tokens[self._seen : count]
         told = self._untold.tell(fresh, stopped=finish == "stop", ended=finish is not None)
         self._seen = count
@@ -158,12 +158,7 @@ class Generation:
                 self._choices += [
                     _Choice(prompt, index, group, one, untold()) for index, one in zip(indices, sequences, strict=True)
                 ]
-        try:
-            for group in self._groups:
-                stepper.submit(group)
-        except BaseException:
-            self.cancel()
-            raise
+        stepper.submit(*self._groups)
 
     async def parts(self) -> AsyncGenerator[list[Part], None]:
         """What is new, whenever something is, until every choice has ended; leaving the loop cancels the rest.
