@@ -95,6 +95,9 @@ class Past:
     generated: Sequence[int]
 
 
+_AHEAD = np.arange(32, dtype=np.uint64)
+"""For so many positions random numbers are made at once: for each alone, calling NumPy would take longer."""
+
 _NOBODY = Past(0, Sampling(temperature=0.0), (), ())
 
 
@@ -113,6 +116,8 @@ class Sampler:
         pasts = [row or _NOBODY for row in rows]
         self._keys = np.array([past.key for past in pasts], np.uint64)
         self._positions = np.array([len(past.generated) for past in pasts], np.uint64)
+        self._uniforms = np.empty((len(pasts), 0))
+        self._used = 0  # columns of those
         samplings = [past.sampling for past in pasts]
         temperatures = np.array([one.temperature for one in samplings], np.float64)
         self._greedy = temperatures == 0
@@ -146,7 +151,6 @@ class Sampler:
             tokens = self._draw(scores)
             if self._any_greedy:
                 tokens = np.where(self._greedy, np.argmax(scores, axis=1), tokens)
-        self._positions += np.uint64(1)
         if self._generated is not None:
             self._generated[np.arange(len(self._penalised)), tokens[self._penalised]] += 1
         return tokens
@@ -158,11 +162,20 @@ class Sampler:
         if len(self._restricted):
             weights[self._restricted] = _only_the_best(weights[self._restricted], self._top_k, self._top_p)
         cumulative = weights.cumsum(axis=1, out=weights)
-        drawn = uniforms(self._keys, self._positions) * cumulative[:, -1]
+        drawn = self._numbers() * cumulative[:, -1]
         # Not "<": what has no weight is not drawn, even by a zero.
         tokens: NDArray[np.int64] = (cumulative <= drawn[:, None]).sum(axis=1)
         tokens.clip(max=scores.shape[1] - 1, out=tokens)  # a number next to 1 may have been rounded up
         return tokens
+
+    def _numbers(self) -> NDArray[np.float64]:
+        """The random number of each row at its position; the next call gives those of the next positions."""
+        if self._used == self._uniforms.shape[1]:
+            self._uniforms = uniforms(self._keys[:, None], self._positions[:, None] + _AHEAD)
+            self._positions += np.uint64(len(_AHEAD))
+            self._used = 0
+        self._used += 1
+        return self._uniforms[:, self._used - 1]
 
     def _penalise(self, scores: NDArray[np.float32]) -> NDArray[np.float64]:
         if self._generated is None:
