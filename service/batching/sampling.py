@@ -95,6 +95,9 @@ class Past:
     generated: Sequence[int]
 
 
+_COLDEST = 1e-200
+"""Below it a temperature changes nothing but that numbers get too large."""
+
 _AHEAD = np.arange(32, dtype=np.uint64)
 """For so many positions random numbers are made at once: for each alone, calling NumPy would take longer."""
 
@@ -123,8 +126,7 @@ class Sampler:
         self._greedy = temperatures == 0
         self._any_greedy = bool(self._greedy.any())
         self._all_greedy = bool(self._greedy.all())
-        with np.errstate(divide="ignore"):
-            self._sharpness = np.where(self._greedy, 1.0, 1 / temperatures)[:, None]
+        self._sharpness = 1 / np.where(self._greedy, 1.0, temperatures.clip(min=_COLDEST))[:, None]
         restricted = [row for row, one in enumerate(samplings) if one.is_restricted]
         self._restricted = np.array(restricted, np.intp)
         self._top_k = np.array([samplings[row].top_k or np.iinfo(np.int64).max for row in restricted], np.int64)
@@ -208,9 +210,9 @@ def _only_the_best(
     order = np.argsort(-weights, axis=1, kind="stable")
     ranked = np.take_along_axis(weights, order, axis=1)
     ranked[np.arange(weights.shape[1]) >= top_k[:, None]] = 0
-    before = ranked.cumsum(axis=1)
-    enough = top_p * before[:, -1]
-    before -= ranked
+    before = np.zeros_like(ranked)
+    ranked[:, :-1].cumsum(axis=1, out=before[:, 1:])
+    enough = top_p * (before[:, -1] + ranked[:, -1])
     ranked[before >= enough[:, None]] = 0
     left = np.empty_like(weights)
     np.put_along_axis(left, order, ranked, axis=1)

@@ -123,7 +123,10 @@ class TextModel(Model):
     ) -> asyncio.Future[Answer]:
         """See `Model.submit`; texts are continued as the parameters say, in their order whatever the priority."""
         request = self.task.parse_tensors(arrays[TEXT_INPUT].tolist(), parameters or {})
-        return asyncio.ensure_future(self._answer(self.generate(request, deadline=deadline)))
+        generation = self.generate(request, deadline=deadline)
+        answer = asyncio.ensure_future(self._answer(generation))
+        answer.add_done_callback(lambda _: generation.cancel())  # it may be cancelled before it has begun to wait
+        return answer
 
     def count(self, generation: Generation) -> Timings:
         """Count an answered request, one row for each of its texts."""
