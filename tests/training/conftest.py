@@ -57,3 +57,9 @@ def fashion_mnist(data_dir: Path) -> Path:
 def cifar10_resnets(data_dir: Path) -> Path:
     """The folder of the published CIFAR-10 weights."""
     return _folder_with(data_dir, "cifar10_resnets")
+
+
+@pytest.fixture
+def tiny_shakespeare(data_dir: Path) -> Path:
+    """The folder of the real text."""
+    return _folder_with(data_dir, "tiny_shakespeare")
