@@ -89,6 +89,13 @@ class DrainingServer(uvicorn.Server):
         self._repository.begin_drain()
         asyncio.get_running_loop().call_later(self._delay_s, self.stop)
 
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve. Where a second signal came the process ends in here: whatever it is at, nobody waits for it."""
+        await super().serve(sockets)
+        if self.force_exit:
+            logging.shutdown()
+            os._exit(0)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, and listen unless listeners are shared."""
         if self._grpc and not self._shared:

@@ -127,9 +127,9 @@ class GrpcClient(Client):
             def ask(number: float) -> int:
                 tensor = pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1, 1])
                 raw = np.array([number], np.float32).tobytes()
-                answer = infer(
-                    pb.ModelInferRequest(model_name="swap", inputs=[tensor], raw_input_contents=[raw]), timeout=60
-                )
+                request = pb.ModelInferRequest(model_name="swap", inputs=[tensor], raw_input_contents=[raw])
+                # A connection that a worker at its end had not accepted yet is reset: then another one is made.
+                answer = infer(request, timeout=60, wait_for_ready=True)
                 version = int(answer.model_version)
                 assert np.frombuffer(answer.raw_output_contents[0], np.float32).tolist() == [number + version]
                 return version

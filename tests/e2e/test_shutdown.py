@@ -117,6 +117,7 @@ def test_a_second_signal_ends_it_at_once(workers: int) -> None:
             pass
         server.terminate()
         assert server.wait() == 0
+        assert [line for line in server.log if line.get("level") not in ("info", None)] == []
 
 
 def readiness(server: Server) -> tuple[int, bytes]:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.bundles import make_bundle, slow_graph
 from tests.e2e.server import Server, running_server
-from tests.e2e.swapping import Client, call, connect, make_version, wait_until
+from tests.e2e.swapping import Client, GrpcClient, call, connect, make_version, wait_until
 
 REQUESTS = 40
 
@@ -128,8 +128,9 @@ def test_a_worker_that_is_killed_is_replaced_and_no_total_falls(server: Server) 
     assert server.metric("inferd_batch_size_count") == counted + REQUESTS
 
 
-def test_a_worker_that_is_told_to_end_loses_nothing_and_is_replaced(server: Server) -> None:
-    clients = [Client(server, 100 * index) for index in range(6)]
+@pytest.mark.parametrize("kind", [Client, GrpcClient], ids=["REST", "gRPC"])
+def test_a_worker_that_is_told_to_end_loses_nothing_and_is_replaced(server: Server, kind: type[Client]) -> None:
+    clients = [kind(server, 100 * index) for index in range(6)]
     for client in clients:
         client.start()
     victim = pid_of(server, 0)
