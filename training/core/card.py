@@ -61,6 +61,30 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
+def variants_table(
+    bundle: Path, files: Mapping[str, str], measure: str, values: Mapping[str, float], seconds: Mapping[str, float]
+) -> str:
+    """A Markdown table of variants: how good, how large and how fast each is.
+
+    Args:
+        bundle: the folder.
+        files: of the graph, by variant; `fp32` is what speeds are compared with.
+        measure: what `values` are.
+        values: by variant.
+        seconds: a row of a batch of 32 on one thread, by variant.
+    """
+    rows = [
+        (
+            name,
+            f"{values[name]:.4f}",
+            f"{(bundle / file).stat().st_size / 1024:.0f} kB",
+            f"{seconds['fp32'] / seconds[name]:.2f} x",
+        )
+        for name, file in files.items()
+    ]
+    return markdown_table(("variant", measure, "file", "speed (batch 32, one thread)"), rows)
+
+
 def _quality(manifest: Manifest) -> str:
     rows = [
         (

@@ -36,6 +36,20 @@ def runs_dir() -> Path:
     return Path(os.environ.get("INFERD_RUNS_DIR", "~/.cache/inferd/runs")).expanduser()
 
 
+def finished_run(folder: Path, config: ConfigModel) -> Run:
+    """The run in `folder`, which has come to a result; whatever its export will be like.
+
+    Raises:
+        FileNotFoundError: it has not finished an epoch.
+        ValueError: it is a run of another configuration.
+    """
+    if not (folder / "best.pt").is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no run that has finished an epoch: train first, or choose another --run"
+        )
+    return Run(folder, config, ignore={"export"})
+
+
 class Run:
     """The folder of one run.
 

@@ -17,7 +17,7 @@ from torchmetrics.functional.classification import (
 )
 
 from training.core.report import plot_confusion, plot_history
-from training.core.run import Run
+from training.core.run import Run, finished_run
 from training.image_classification.data import DataSet, Part, load_data
 from training.image_classification.model import ResNet, build_model
 from training.image_classification.train import Config, logits
@@ -68,11 +68,7 @@ def load_trained(config: Config, folder: Path) -> tuple[Run, DataSet, ResNet]:
     Raises:
         FileNotFoundError: the run has not finished an epoch.
     """
-    if not (folder / "best.pt").is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no run that has finished an epoch: train first, or choose another --run"
-        )
-    run = Run(folder, config, ignore={"export"})
+    run = finished_run(folder, config)
     data = load_data(config.data)
     model = build_model(
         config.model.model_copy(update={"initial_weights": "random"}),

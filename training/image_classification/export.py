@@ -28,7 +28,7 @@ from service.manifest import (
     Source,
 )
 from training.core.bundle import file_entries, new_bundle, write_manifest
-from training.core.card import markdown_table, render_card
+from training.core.card import markdown_table, render_card, variants_table
 from training.core.export import (
     export_onnx,
     fastest,
@@ -220,13 +220,6 @@ def _by_class(result: Evaluation) -> str:
 
 
 def _variants(bundle: Path, measured: Mapping[str, _Measured]) -> str:
-    rows = [
-        (
-            name,
-            f"{one.test.accuracy:.4f}",
-            f"{(bundle / _FILES[name]).stat().st_size / 1024:.0f} kB",
-            f"{measured['fp32'].seconds_a_row / one.seconds_a_row:.2f} x",
-        )
-        for name, one in measured.items()
-    ]
-    return markdown_table(("variant", "test accuracy", "file", "speed (batch 32, one thread)"), rows)
+    values = {name: one.test.accuracy for name, one in measured.items()}
+    seconds = {name: one.seconds_a_row for name, one in measured.items()}
+    return variants_table(bundle, _FILES, "test accuracy", values, seconds)

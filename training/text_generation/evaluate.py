@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from service.manifest import CharacterPreprocessing, Manifest, read_manifest
 from training.core.export import open_session
 from training.core.report import plot_history
-from training.core.run import Run
+from training.core.run import Run, finished_run
 from training.text_generation.data import Text, load_text
 from training.text_generation.graph import LOGITS, NEXT_STATE, STATE, TOKEN, step_graph
 from training.text_generation.model import CharacterLSTM
@@ -133,11 +133,7 @@ def load_trained(config: Config, folder: Path) -> tuple[Run, Text, CharacterLSTM
     Raises:
         FileNotFoundError: the run has not finished an epoch.
     """
-    if not (folder / "best.pt").is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no run that has finished an epoch: train first, or choose another --run"
-        )
-    run = Run(folder, config, ignore={"export"})
+    run = finished_run(folder, config)
     text = load_text(config.data)
     model = CharacterLSTM(config.model, len(text.vocabulary))
     run.load_best(model)

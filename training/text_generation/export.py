@@ -24,7 +24,7 @@ from service.manifest import (
     Source,
 )
 from training.core.bundle import file_entries, new_bundle, write_manifest
-from training.core.card import markdown_table, render_card
+from training.core.card import render_card, variants_table
 from training.core.checks import (
     require_declared_sizes,
     require_independent_rows,
@@ -322,16 +322,9 @@ def _quality(measured: Mapping[str, _Measured], default: str, seed: int) -> tupl
 
 
 def _variants(bundle: Path, measured: Mapping[str, _Measured]) -> str:
-    rows = [
-        (
-            name,
-            f"{one.loss.carried:.4f}",
-            f"{(bundle / FILES[name]).stat().st_size / 1024:.0f} kB",
-            f"{measured['fp32'].seconds_a_row / one.seconds_a_row:.2f} x",
-        )
-        for name, one in measured.items()
-    ]
-    return markdown_table(("variant", "nats a character", "file", "speed (batch 32, one thread)"), rows)
+    values = {name: one.loss.carried for name, one in measured.items()}
+    seconds = {name: one.seconds_a_row for name, one in measured.items()}
+    return variants_table(bundle, FILES, "nats a character", values, seconds)
 
 
 def _samples(model: StepModel, text: Text, seed: int) -> str:
