@@ -23,6 +23,7 @@ from service.repository.golden import GoldenMismatch
 from service.repository.placement import Key, Placement
 from service.workers import channel as module
 from service.workers.channel import Channel, ChannelClosed, Handler, WireError, decode_error, encode_error
+from tests.service.workers.channels import connected
 
 T = TypeVar("T")
 
@@ -36,19 +37,6 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
             await scenario
 
     asyncio.run(in_time())
-
-
-@asynccontextmanager
-async def connected(here: dict[str, Handler], there: dict[str, Handler]) -> AsyncIterator[tuple[Channel, Channel]]:
-    """Two ends of a channel, each of which answers with its handlers."""
-    ends = [await Channel.over(end) for end in socket.socketpair()]
-    serving = [asyncio.create_task(end.serve(handlers)) for end, handlers in zip(ends, (here, there), strict=True)]
-    try:
-        yield ends[0], ends[1]
-    finally:
-        for end in ends:
-            end.close()
-        await asyncio.gather(*serving)
 
 
 @asynccontextmanager

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +28,7 @@ from service.workers.remote import RemoteControl, RemoteReplica
 from service.workers.worker import handlers
 from tests import virtual_clock
 from tests.bundles import golden_inputs, make_bundle, truncate
+from tests.service.workers.channels import connected
 
 
 @dataclass
@@ -39,19 +39,6 @@ class Worker:
     metrics: Metrics
     channel: Channel
     said: list[str] = field(default_factory=list)
-
-
-@asynccontextmanager
-async def channels(here: Mapping[str, Handler], there: Mapping[str, Handler]) -> AsyncIterator[tuple[Channel, Channel]]:
-    ends = [await Channel.over(end) for end in socket.socketpair()]
-    serving = [asyncio.create_task(end.serve(known)) for end, known in zip(ends, (here, there), strict=True)]
-    try:
-        async with asyncio.timeout(60):
-            yield ends[0], ends[1]
-    finally:
-        for end in ends:
-            end.close()
-        await asyncio.gather(*serving)
 
 
 @asynccontextmanager
@@ -70,7 +57,7 @@ async def worker_and_replica(**changes: Handler) -> AsyncIterator[tuple[Worker, 
         said.append("accept")
 
     methods = handlers(repository, metrics, accept=accept, stop=lambda: said.append("stop"))
-    async with channels({}, {**methods, **changes}) as (here, there):
+    async with connected({}, {**methods, **changes}) as (here, there):
         yield Worker(repository, metrics, there, said), RemoteReplica(here, load_timeout_s=60.0)
         await repository.close()
 
@@ -175,7 +162,7 @@ def test_a_worker_that_does_not_tell_its_figures_is_not_given_up(measure: Any, m
 @asynccontextmanager
 async def watched(started: Handler, **others: Handler) -> AsyncIterator[tuple[RemoteReplica, asyncio.Task[None]]]:
     """A replica that is taken to hang after 20 seconds, and what returns then."""
-    async with channels({}, {"started": started, **others}) as (here, _):
+    async with connected({}, {"started": started, **others}) as (here, _):
         replica = RemoteReplica(here, load_timeout_s=300.0)
         silent = asyncio.create_task(replica.until_silent(20.0))
         yield replica, silent
@@ -242,7 +229,7 @@ def test_the_time_to_load_grows_with_what_is_to_be_loaded(monkeypatch: pytest.Mo
         return [None] * len(placements)
 
     async def scenario() -> None:
-        async with channels({}, {"prepare": slow}) as (here, _):
+        async with connected({}, {"prepare": slow}) as (here, _):
             replica = RemoteReplica(here, load_timeout_s=0.15)
             asked = [Placement("a", version, "/nowhere") for version in range(10)]
             assert await replica.prepare(asked) == [None] * 10
@@ -287,7 +274,7 @@ class Supervisor:
 def test_a_worker_controls_the_server_through_its_supervisor() -> None:
     async def scenario() -> None:
         supervisor = Supervisor()
-        async with channels({}, supervisor.handlers()) as (here, _):
+        async with connected({}, supervisor.handlers()) as (here, _):
             control = RemoteControl(here, load_timeout_s=60.0)
             assert await control.index() == supervisor.listed
             await control.load("a", None)
@@ -311,7 +298,7 @@ def test_a_worker_controls_the_server_through_its_supervisor() -> None:
 
 def test_without_a_supervisor_the_server_is_not_ready_to_be_controlled() -> None:
     async def scenario() -> None:
-        async with channels({}, {"index": hang}) as (here, there):
+        async with connected({}, {"index": hang}) as (here, there):
             control = RemoteControl(here, load_timeout_s=60.0)
             waiting = asyncio.create_task(control.index())
             await asyncio.sleep(0.01)
