@@ -22,7 +22,8 @@ from torch import Tensor
 
 from service.manifest import StatePair, Step
 from training.core.export import BATCH_AXIS, OPSET
-from training.text_generation.model import CharacterLSTM, LSTMLayer
+from training.core.lstm import LSTMLayer
+from training.text_generation.model import CharacterLSTM
 
 TOKEN, STATE, LOGITS, NEXT_STATE = "token", "state", "logits", "next_state"
 STEP = Step(token=TOKEN, logits=LOGITS, states=(StatePair(input=STATE, output=NEXT_STATE),))
