@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 
 from service.images import normalise
-from service.manifest import read_manifest
+from service.manifest import CharacterPreprocessing, read_manifest
 from service.repository.scan import BundleFolder, scan
+from training.core.config import read_config
 from training.core.export import open_session
 from training.image_classification.data import DataConfig, load_data
+from training.text_generation.evaluate import evaluate
+from training.text_generation.train import Config as TextConfig
 
 MODELS = Path(__file__).parents[2] / "models"
+TEXT_CONFIG = Path(__file__).parents[2] / "training" / "text_generation" / "config.toml"
 LARGEST_SUM = 60e6
 
 
@@ -69,3 +73,29 @@ def test_the_default_graph_has_the_accuracy_that_its_manifest_claims(folder: Bun
     )
     assert claim.n == len(answers) == 10_000
     assert abs(float((answers == test.labels.numpy()).mean()) - claim.value) <= 0.001
+
+
+def _text_bundles() -> list[BundleFolder]:
+    return [one for one in _bundles() if isinstance(read_manifest(one.path).preprocessing, CharacterPreprocessing)]
+
+
+@pytest.mark.parametrize("folder", _text_bundles(), ids=_name)
+def test_a_character_model_is_small_and_int8_loses_little(folder: BundleFolder) -> None:
+    manifest = read_manifest(folder.path)
+    loss = {one.variant: one.value for one in manifest.quality if one.metric == "loss_nats"}
+    assert manifest.parameters <= 3_500_000
+    assert sum(entry.bytes for entry in manifest.files.values()) < 14e6
+    assert manifest.default_variant == "int8"
+    assert abs(loss["int8"] - loss["fp32"]) <= 0.01
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("folder", _text_bundles(), ids=_name)
+def test_the_default_graph_has_the_loss_that_its_manifest_claims(
+    folder: BundleFolder, tiny_shakespeare: Path, tmp_path: Path
+) -> None:
+    assert tiny_shakespeare.is_dir()
+    config = read_config(TextConfig, TEXT_CONFIG, [f"export.models={MODELS}", f"export.version={folder.version}"])
+    if config.export.name != folder.name:
+        pytest.skip("was trained on another text")
+    evaluate(config, tmp_path / "no run")
