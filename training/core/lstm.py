@@ -17,8 +17,8 @@ from torch.nn import functional
 class _Scan(torch.autograd.Function):
     """An LSTM layer's recurrence with its derivative, matrix products in the type of `weight`, the rest in float32.
 
-    PyTorch's own LSTM is a good deal slower in bfloat16 on a CPU. Of the backward pass only what depends on the step
-    after is left in the loop; factors of the gates are made for all steps at once.
+    PyTorch's own LSTM is a good deal slower in bfloat16 on a CPU. Both passes work step by step in buffers that stay in
+    the processor's cache; only the gradient of the weights is one product over all steps.
     """
 
     @staticmethod
