@@ -164,7 +164,7 @@ class TextGeneration:
         request = TextRequest(
             prompts=[self.tokens_of(prompt, keep_last=asked.truncate)],
             sampling=asked.sampling(greedy=not asked.do_sample),
-            max_tokens=self.check_length("max_new_tokens", asked.max_new_tokens),
+            max_tokens=self._length(asked, "max_new_tokens"),
             seed=seed_or_new(asked.seed),
             stops=asked.stop,
             best_of=asked.best_of,
@@ -205,7 +205,7 @@ class TextGeneration:
         return TextRequest(
             prompts=[self.tokens_of(prompt) for prompt in prompts],
             sampling=asked.sampling(),
-            max_tokens=self.check_length("max_tokens", asked.max_tokens),
+            max_tokens=self._length(asked, "max_tokens"),
             seed=seed_or_new(asked.seed),
             stops=asked.stop,
         )
@@ -254,6 +254,13 @@ class TextGeneration:
                 f"{name} may be at most {self.limits.max_new_tokens} (INFERD_MAX_NEW_TOKENS), not {max_tokens}"
             )
         return max_tokens
+
+    def _length(self, asked: BaseModel, name: str) -> int:
+        """How many tokens are asked for; where nobody said, no more than may be."""
+        length: int = getattr(asked, name)
+        if name in asked.model_fields_set:
+            return self.check_length(name, length)
+        return min(length, self.limits.max_new_tokens)
 
     def describe(self) -> dict[str, object]:
         """What the model takes."""
