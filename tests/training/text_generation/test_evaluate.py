@@ -130,6 +130,12 @@ def test_evaluating_measures_the_run_and_the_bundle_again(exported: Project, cap
     assert f"manifest {claimed['loss_nats']:.4f}" in caplog.text or "step.int8.onnx: loss_nats" in caplog.text
 
 
+def test_a_run_is_measured_where_nothing_was_exported(trained: Project, tmp_path: Path) -> None:
+    evaluate(trained.config(f"export.models={tmp_path}"), trained.folder("first"))
+    figures = json.loads((trained.folder("first") / "evaluation.json").read_bytes())
+    assert figures["loss_nats"] < 0.5
+
+
 def test_a_bundle_is_measured_where_its_run_is_not(exported: Project, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "training"):
         evaluate(exported.config(), exported.folder("never"))
