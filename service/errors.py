@@ -2,6 +2,7 @@
 
 InferdError
 ├── BadInput                    the caller's request is wrong, and says how
+│   ├── Invalid                 ... though well-formed: it asks of the model what can't be
 │   ├── TooLarge                ... because it passes a limit, which the message names
 │   ├── UnsupportedMediaType    ... because nothing here reads this kind of body or file
 │   └── Unsupported             ... because this build or model has no such ability
@@ -34,6 +35,10 @@ class BadInput(InferdError):
     """The request is wrong; the message says what was wrong and what is allowed."""
 
     reason = "invalid"
+
+
+class Invalid(BadInput):
+    """The request is well-formed, but asks of this model what can't be; for dialects that tell that apart."""
 
 
 class TooLarge(BadInput):

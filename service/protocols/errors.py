@@ -21,6 +21,7 @@ from service.errors import (
     DeadlineExceeded,
     Forbidden,
     InferdError,
+    Invalid,
     NotFound,
     NotReady,
     Overloaded,
@@ -42,6 +43,7 @@ STATUS: dict[type[InferdError], int] = {
     NotFound: 404,
     TooLarge: 413,
     UnsupportedMediaType: 415,
+    Invalid: 422,
     Overloaded: 429,
     Cancelled: 499,  # nobody reads it; the log does (nginx's number for a client that has gone)
     RuntimeFailure: 500,

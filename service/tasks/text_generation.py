@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -71,6 +71,12 @@ class TensorParameters(SamplingParameters):
     """What a request of the Open Inference Protocol may say; `max_tokens` are generated at most."""
 
     max_tokens: int = Field(20, ge=1)
+
+
+class GenerateParameters(TensorParameters):
+    """What its generate extension may say besides; `details`: tokens, their scores and why the text ended."""
+
+    details: bool = False
 
 
 class Parameters(SamplingParameters):
@@ -201,7 +207,23 @@ class TextGeneration:
         if not prompts:
             raise BadInput("a request needs at least one prompt")
         known = {name: value for name, value in parameters.items() if name in TensorParameters.model_fields}
-        asked = parse_parameters(TensorParameters, known)
+        return self._continuing(prompts, parse_parameters(TensorParameters, known))
+
+    def parse_text(self, prompt: str, parameters: Mapping[str, object]) -> TextRequest:
+        """Check a request of the protocol's generate extension.
+
+        Args:
+            prompt: any text.
+            parameters: see `GenerateParameters`.
+
+        Raises:
+            BadInput: a parameter is unknown or makes no sense, or the prompt has unknown characters.
+        """
+        asked = parse_parameters(GenerateParameters, parameters)
+        request = self._continuing([prompt], asked)
+        return replace(request, top_scores=0) if asked.details else request
+
+    def _continuing(self, prompts: Sequence[str], asked: TensorParameters) -> TextRequest:
         return TextRequest(
             prompts=[self.tokens_of(prompt) for prompt in prompts],
             sampling=asked.sampling(),
