@@ -2,51 +2,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from service.errors import BundleRefused, NotFound, NotReady
-from service.metrics import Metrics
-from service.repository.bundle import LoadOptions
 from service.repository.control import Listed, Listing
-from service.repository.placement import Placement
-from service.repository.repository import QueueLimits, Repository
-from service.settings import Settings
-from service.threads import BoundedThreads
 from tests.bundles import HEIGHT, WIDTH, make_bundle, slow_graph, truncate
+from tests.service.repository.serving import placed, replica, serve
 
 PICTURE = {"image": np.full((2, 1, HEIGHT, WIDTH), 0.9, np.float32)}
-
-
-@asynccontextmanager
-async def replica(let_go_s: float = 30.0) -> AsyncIterator[Repository]:
-    """A worker's models, told what to serve by the test."""
-    metrics = Metrics("0")
-    repository = Repository(
-        options=LoadOptions.of(Settings(threads=1)),
-        queue=QueueLimits(max_s=10.0, max_rows=100),
-        metrics=metrics,
-        decoding=BoundedThreads(1, max_pending=4, name="decode"),
-        let_go_s=let_go_s,
-    )
-    try:
-        yield repository
-    finally:
-        await repository.close()
-
-
-def placed(folder: Path) -> Placement:
-    return Placement(folder.parent.name, int(folder.name), str(folder), ((1, 0.01),))
-
-
-async def serve(repository: Repository, *folders: Path) -> None:
-    placements = [placed(folder) for folder in folders]
-    assert await repository.prepare(placements) == [None] * len(folders)
-    await repository.commit([one.key for one in placements], [])
 
 
 def test_what_is_prepared_serves_from_the_commit_on_and_not_before(models: Path) -> None:
