@@ -83,8 +83,11 @@ async def _events(
             text += part.texts
             tokens = [_token(*one) for one in zip(part.tokens, part.texts, part.scores, strict=True)]
             tops = [_top(model, scores) if parameters.top_n_tokens else None for scores in part.scores]
-            if part.finish and not tokens:  # the stop string took all that was left, but an event is about a token
-                tokens, tops = [_NO_TOKEN], [None]
+            if part.finish and part.count > index + len(tokens):
+                # The stop string took tokens as a whole, and an event is about a token. It comes even where another
+                # could tell the end: what is told does not depend on how fast it came.
+                tokens.append(_NO_TOKEN)
+                tops.append(None)
             events: list[dict[str, object]] = [
                 {"index": index + place, "token": token, "top_tokens": top, "generated_text": None, "details": None}
                 for place, (token, top) in enumerate(zip(tokens, tops, strict=True))
