@@ -1,4 +1,4 @@
-"""A thousand clients that come, read and go as they like: nothing is left of them, and who stays gets its whole text."""
+"""A thousand clients come, read and go as they like: nothing is left of them, and who stays gets its whole text."""
 
 from __future__ import annotations
 
