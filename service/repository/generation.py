@@ -247,14 +247,20 @@ def grow_alone(request: TextRequest, slots: Slots, pieces: Sequence[str]) -> Ite
         request: of which nothing but the prompt, the sampling, the length, the seed and the stops is looked at.
         slots: of which nobody else uses one.
         pieces: the text of each token, by its id.
+
+    Raises:
+        RuntimeFailure: the graph failed, or answered with no numbers.
     """
     watch = StopWatch(pieces, request.stops) if request.stops else None
     sequence = Continuation(key_of(request.seed, 0, 0), request.sampling, limit=request.max_tokens, is_complete=watch)
-    slots.join([Group(request.prompts[0], [sequence], changed=asyncio.Event())])
+    group = Group(request.prompts[0], [sequence], changed=asyncio.Event())
+    slots.join([group])
     untold = Untold(pieces, request.stops)
     told = 0
     while sequence.finish is None:
         slots.step()
+        if group.error:
+            raise group.error
         fresh = sequence.tokens[told:]
         told = len(sequence.tokens)
         yield "".join(untold.tell(fresh, stopped=sequence.finish == "stop", ended=sequence.finish is not None).texts)

@@ -17,6 +17,7 @@ from tests.bundles import HEIGHT, WIDTH, edit, flip_a_byte, make_bundle, read_go
 from tests.conftest import loaded
 from tests.service.pictures import drawn, encoded
 from tests.service.requests import scores_of
+from tests.text_bundles import make_text_bundle
 
 PICTURE = drawn(WIDTH, HEIGHT)
 
@@ -59,6 +60,25 @@ def test_models_are_listed_with_task_variant_and_figures(models: Path, run: Run)
     ]
     assert rows[1][4] == "accuracy 0.5 (test)"
     assert rows[0][4] == ""  # there is no figure of what serves
+
+
+def test_a_model_that_continues_texts_is_listed_and_verified_as_others_are(models: Path, run: Run) -> None:
+    bundle = make_text_bundle(models)
+    assert run("models") == (0, "tiny-text\t1\ttext-generation\tfp32\taccuracy 0.5 (test)\n", "")
+    assert run("verify") == (0, "tiny-text 1: ok (fp32)\n", "")
+    arrays = read_golden(bundle)
+    arrays["framework/step/next_state"][3, 1] += 0.01
+    write_golden(bundle, arrays)
+    sign(bundle)
+    code, out, _ = run("verify")
+    assert code == 1
+    assert "tiny-text 1: refused: step.onnx: golden replay of variant 'fp32': output 'next_state' differs by 0" in out
+    (bundle / "vocab.json").write_text('["a"]', encoding="utf-8")
+    sign(bundle)
+    assert run("verify")[:2] == (
+        1,
+        "tiny-text 1: refused: vocab.json: lacks ['\\n', ' ', '.'], which start or replacements need\n",
+    )
 
 
 def test_a_model_that_can_not_be_read_is_listed_with_the_reason(models: Path, run: Run) -> None:
