@@ -101,6 +101,16 @@ _COLDEST = 1e-200
 _AHEAD = np.arange(32, dtype=np.uint64)
 """For so many positions random numbers are made at once: for each alone, calling NumPy would take longer."""
 
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """How often each token was generated, (tokens,), and which are in the prompt."""
+
+    past: Past
+    generated: NDArray[np.float64]
+    in_prompt: NDArray[np.bool_]
+
+
 _NOBODY = Past(0, Sampling(temperature=0.0), (), ())
 
 
@@ -108,6 +118,10 @@ class Sampler:
     """Chooses a token for each row; between two calls of `arrange` the rows are the same sequences."""
 
     def __init__(self) -> None:
+        self._pasts: list[Past] = []
+        self._generated: NDArray[np.float64] | None = None
+        self._in_prompt: NDArray[np.bool_]
+        self._counted: dict[int, _Counted] = {}
         self.arrange(())
 
     def arrange(self, rows: Sequence[Past | None]) -> None:
@@ -117,6 +131,12 @@ class Sampler:
             rows: None where nothing has to be chosen (a prompt is still read): such a row gets any token.
         """
         pasts = [row or _NOBODY for row in rows]
+        if self._generated is not None:
+            # A prompt may be long: what was counted of sequences that stay need not be counted again.
+            self._counted = {
+                id(past.generated): _Counted(past, generated, in_prompt)
+                for past, generated, in_prompt in zip(self._pasts, self._generated, self._in_prompt, strict=True)
+            }
         self._keys = np.array([past.key for past in pasts], np.uint64)
         self._positions = np.array([len(past.generated) for past in pasts], np.uint64)
         self._uniforms = np.empty((len(pasts), 0))
@@ -133,7 +153,7 @@ class Sampler:
         self._top_p = np.array([one if (one := samplings[row].top_p) < 1 else math.inf for row in restricted])
         self._penalised = np.array([row for row, one in enumerate(samplings) if one.is_penalised], np.intp)
         self._pasts = [pasts[row] for row in self._penalised]
-        self._generated: NDArray[np.float64] | None = None  # (penalised, tokens), made when their number is known
+        self._generated = None  # (penalised, tokens), made when their number is known
 
     def choose(self, scores: NDArray[Any]) -> NDArray[np.int64]:
         """Choose the next token of each row.
@@ -181,9 +201,9 @@ class Sampler:
 
     def _penalise(self, scores: NDArray[np.float32]) -> NDArray[np.float64]:
         if self._generated is None:
-            counts = [_counts(past.generated, scores.shape[1]) for past in self._pasts]
-            self._generated = np.stack(counts)
-            self._in_prompt = np.stack([_counts(past.prompt, scores.shape[1]) > 0 for past in self._pasts])
+            counted = [self._count(past, scores.shape[1]) for past in self._pasts]
+            self._generated = np.stack([one.generated for one in counted])
+            self._in_prompt = np.stack([one.in_prompt for one in counted])
             samplings = [past.sampling for past in self._pasts]
             self._repetition = np.array([one.repetition_penalty for one in samplings])[:, None]
             self._frequency = np.array([one.frequency_penalty for one in samplings])[:, None]
@@ -196,6 +216,17 @@ class Sampler:
         rows -= self._frequency * self._generated + self._presence * there
         changed[self._penalised] = rows
         return changed
+
+    def _count(self, past: Past, size: int) -> _Counted:
+        known = self._counted.get(id(past.generated))
+        if (
+            known
+            and known.past.generated is past.generated
+            and known.past.prompt is past.prompt
+            and known.generated.sum() == len(past.generated)
+        ):
+            return known
+        return _Counted(past, _counts(past.generated, size), _counts(past.prompt, size) > 0)
 
 
 def _counts(tokens: Sequence[int], size: int) -> NDArray[np.float64]:

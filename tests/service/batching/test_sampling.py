@@ -127,6 +127,33 @@ def test_a_row_gets_the_same_token_alone_and_at_any_place_beside_any_others(
             assert [together[place]] == alone[one]
 
 
+@given(data=st.data())
+def test_sequences_that_come_and_go_are_counted_right(data: st.DataObject) -> None:
+    how = Sampling(repetition_penalty=1.5, frequency_penalty=0.4, presence_penalty=0.3)
+    draw = np.random.default_rng(data.draw(st.integers(0, 99)))
+    sampler = Sampler()
+    live: list[tuple[int, list[int], list[int]]] = []
+    for number in range(12):
+        for _ in range(data.draw(st.integers(0, 2))):
+            live.append((len(live) + number, draw.integers(0, VOCABULARY, 3).tolist(), []))
+        live = [one for one in data.draw(st.permutations(live)) if data.draw(st.integers(0, 4))]
+        if not live:
+            continue
+        crowd = [Past(key, how, prompt, generated) for key, prompt, generated in live]
+        sampler.arrange(crowd)
+        if data.draw(st.booleans()):
+            sampler.arrange(crowd)
+        for _ in range(data.draw(st.integers(0, 3))):
+            scores = draw.normal(0, 2, (len(live), VOCABULARY)).astype(np.float32)
+            expected = [
+                reference(row.tolist(), Past(key, how, prompt, list(generated)))
+                for row, (key, prompt, generated) in zip(scores, live, strict=True)
+            ]
+            assert sampler.choose(scores).tolist() == expected
+            for token, (_, _, generated) in zip(expected, live, strict=True):
+                generated.append(token)
+
+
 def test_neighbours_change_no_bit_of_thousands_of_rows() -> None:
     draw = np.random.default_rng(1)
     scores = draw.normal(0, 3, (64, 65)).astype(np.float32)
