@@ -11,6 +11,8 @@ import json
 import sys
 import time
 
+import uvloop
+
 EVENT = b"data: "
 WARM_UP_S = 0.5
 
@@ -99,7 +101,8 @@ def percentile(values: list[float], share: float) -> float:
 def main() -> None:
     """Read, and print the figures as JSON."""
     port, model, prompt, streams, seconds, length = sys.argv[1:]
-    print(json.dumps(asyncio.run(read(int(port), model, prompt, int(streams), float(seconds), int(length)))))
+    figures = uvloop.run(read(int(port), model, prompt, int(streams), float(seconds), int(length)))
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from service.errors import InferdError
 from service.machine import cpu_quota
 from service.metrics import Metrics
 from service.observability import Observability
-from service.protocols import health, predict
+from service.protocols import health, openai, predict
 from service.protocols.errors import answer_http_exception, answer_inferd_error, answer_unexpected
 from service.protocols.open_inference import generate, rest
 from service.protocols.open_inference.grpc.server import GrpcServer
@@ -110,6 +110,7 @@ def create_app(settings: Settings, *, control: Control | None = None) -> FastAPI
     app.include_router(health.router(repository, control, with_metrics=settings.metrics_port is None))
     app.include_router(predict.router(repository, max_body_bytes=limit))
     app.include_router(rest.router(repository, control, admin=admin, version=version, max_body_bytes=limit))
+    app.include_router(openai.router(repository, max_body_bytes=limit))
     app.include_router(generate.router(repository, max_body_bytes=limit))
     app.add_exception_handler(InferdError, answer_inferd_error)
     app.add_exception_handler(HTTPException, answer_http_exception)

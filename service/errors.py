@@ -26,9 +26,18 @@ from typing import ClassVar
 
 
 class InferdError(Exception):
-    """The root: its text is meant for the person who caused or has to mend it."""
+    """The root: its text is meant for the person who caused or has to mend it.
+
+    Args:
+        message: the text.
+        parameter: which part of a request is at fault, where one is.
+    """
 
     reason: ClassVar[str] = "runtime"
+
+    def __init__(self, message: str, *, parameter: str | None = None) -> None:
+        super().__init__(message)
+        self.parameter = parameter
 
 
 class BadInput(InferdError):

@@ -1,4 +1,4 @@
-"""Errors to HTTP: one table from the error's class to a status, and one body.
+"""Errors to HTTP: one table from the error's class to a status, and each dialect's body.
 
 The classes' own ancestry is the policy: a class that is not in the table answers as its nearest ancestor that is.
 """
@@ -59,12 +59,29 @@ def status_of(error: InferdError) -> int:
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 
-def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    """The body of every error: `{"error": message}`."""
-    return Response(msgspec.json.encode({"error": message}), status, headers, "application/json")
+def openai_body(error: InferdError) -> dict[str, object]:
+    """The body of an error in OpenAI's dialect."""
+    return _openai(status_of(error), str(error), error.parameter, error.reason)
 
 
-async def answer_inferd_error(_: Request, error: Exception) -> Response:
+def _openai(status: int, message: str, parameter: str | None = None, code: str | None = None) -> dict[str, object]:
+    kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+    kind = kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return {"error": {"message": message, "type": kind, "param": parameter, "code": code}}
+
+
+def _body(request: Request, status: int, message: str, error: InferdError | None = None) -> dict[str, object]:
+    """The body of an error in the dialect of the path: OpenAI's, or else `{"error": message}`."""
+    if request.url.path.startswith("/v1/"):
+        return openai_body(error) if error else _openai(status, message)
+    return {"error": message}
+
+
+def _respond(status: int, body: dict[str, object], headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(body), status, headers, "application/json")
+
+
+async def answer_inferd_error(request: Request, error: Exception) -> Response:
     """Answer an error of ours; only those that are the server's fault are logged."""
     assert isinstance(error, InferdError)  # noqa: S101 - it is registered for this class alone
     status = status_of(error)
@@ -75,7 +92,7 @@ async def answer_inferd_error(_: Request, error: Exception) -> Response:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     if isinstance(error, Unauthenticated):
         headers["www-authenticate"] = "Bearer"
-    return error_response(status, str(error), headers)
+    return _respond(status, _body(request, status, str(error), error), headers)
 
 
 async def answer_http_exception(request: Request, error: Exception) -> Response:
@@ -88,7 +105,8 @@ async def answer_http_exception(request: Request, error: Exception) -> Response:
         404: f"there is nothing at {request.url.path}",
         405: f"{request.method} is not allowed at {request.url.path}; allowed: {headers.get('allow', '')}",
     }
-    return error_response(error.status_code, messages.get(error.status_code, error.detail), headers)
+    message = messages.get(error.status_code, error.detail)
+    return _respond(error.status_code, _body(request, error.status_code, message), headers)
 
 
 def _allowed_methods(request: Request) -> list[str]:
@@ -100,7 +118,8 @@ def _allowed_methods(request: Request) -> list[str]:
     ]
 
 
-async def answer_unexpected(_: Request, error: Exception) -> Response:
+async def answer_unexpected(request: Request, error: Exception) -> Response:
     """Answer a defect of ours without its details; the log has them (the server logs what reaches this)."""
     headers = {"x-request-id": request_id.get() or ""}
-    return error_response(500, "an unexpected error; the server's log has it under this request's id", headers)
+    message = "an unexpected error; the server's log has it under this request's id"
+    return _respond(500, _body(request, 500, message), headers)

@@ -49,7 +49,7 @@ async def answer(
     prompt = model.task.text_of(asked.inputs) if parameters.return_full_text else ""
     if asked.stream:
         if wanted.best_of > 1:
-            raise BadInput("best_of needs whole answers to choose from, and stream none")
+            raise BadInput("best_of needs whole answers to choose from, and stream gives none")
         wanted = replace(wanted, top_scores=wanted.top_scores or 0)
         generation = model.generate(wanted, deadline=deadline, streamed=True)
         return EventStream(

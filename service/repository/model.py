@@ -37,6 +37,7 @@ class Model(ABC):
         statistics: where its requests and runs are counted.
 
     Attributes:
+        created: when it was loaded, in seconds since the epoch.
         labels: what the classes are called, if they are called anything.
     """
 
@@ -57,6 +58,7 @@ class Model(ABC):
         self.graph = graph
         self.batched = batched
         self.max_batch_rows = max_batch_rows
+        self.created = int(time.time())
         self.labels: Sequence[str] | None = getattr(bundle.task, "labels", None)
         self.metrics = metrics
         self._decoding = decoding

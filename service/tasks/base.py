@@ -87,4 +87,7 @@ def parse_parameters(model: type[ParametersT], given: Mapping[str, object]) -> P
     except ValidationError as error:
         problem = error.errors()[0]
         name = ".".join(map(str, problem["loc"]))
-        raise BadInput(f"parameter {name!r}: {problem['msg']} (allowed: {', '.join(model.model_fields)})") from error
+        where = f"parameter {name!r}: " if problem["loc"] else ""
+        raise BadInput(
+            f"{where}{problem['msg']} (allowed: {', '.join(model.model_fields)})", parameter=name or None
+        ) from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from service.batching.sampling import Sampling
 from service.errors import BadInput, BundleRefused, TooLarge
@@ -42,7 +42,10 @@ Stops = Annotated[tuple[str, ...], BeforeValidator(_stops), AfterValidator(_usab
 
 
 class SamplingParameters(BaseModel):
-    """What every dialect may say of how tokens are chosen, see `Sampling`; the same seed gives the same text."""
+    """What every dialect may say of how tokens are chosen, see `Sampling`; the same seed gives the same text.
+
+    None stands for what is the default: clients in some languages say it of all that was not set.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,6 +57,13 @@ class SamplingParameters(BaseModel):
     presence_penalty: Penalty = 0.0
     seed: Seed | None = None
     stop: Stops = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_none(cls, given: object) -> object:
+        if isinstance(given, Mapping):
+            return {name: value for name, value in given.items() if value is not None}
+        return given
 
     def sampling(self, *, greedy: bool = False) -> Sampling:
         """How tokens are chosen; `greedy`: whatever the temperature."""
@@ -159,18 +169,18 @@ class TextGeneration:
 
         Args:
             inputs: the prompt.
-            parameters: see `Parameters`; None stands for what is the default.
+            parameters: see `Parameters`.
 
         Raises:
             BadInput: either is wrong.
         """
         prompt = self.text_of(inputs)
-        asked = parse_parameters(Parameters, {name: value for name, value in parameters.items() if value is not None})
+        asked = parse_parameters(Parameters, parameters)
         scored = asked.details or asked.top_n_tokens or asked.decoder_input_details
         request = TextRequest(
             prompts=[self.tokens_of(prompt, keep_last=asked.truncate)],
             sampling=asked.sampling(greedy=not asked.do_sample),
-            max_tokens=self._length(asked, "max_new_tokens"),
+            max_tokens=self.length(asked, "max_new_tokens"),
             seed=seed_or_new(asked.seed),
             stops=asked.stop,
             best_of=asked.best_of,
@@ -227,7 +237,7 @@ class TextGeneration:
         return TextRequest(
             prompts=[self.tokens_of(prompt) for prompt in prompts],
             sampling=asked.sampling(),
-            max_tokens=self._length(asked, "max_tokens"),
+            max_tokens=self.length(asked, "max_tokens"),
             seed=seed_or_new(asked.seed),
             stops=asked.stop,
         )
@@ -265,24 +275,17 @@ class TextGeneration:
             raise BadInput(f"a token of this model is a whole number from 0 to {size - 1}")
         return list(tokens)
 
-    def check_length(self, name: str, max_tokens: int) -> int:
-        """Return `max_tokens`, which a caller knows as `name`, if so many may be asked for.
+    def length(self, asked: BaseModel, name: str) -> int:
+        """How many tokens are asked for as `name`; where nobody said, no more than may be.
 
         Raises:
-            BadInput: they may not.
+            BadInput: so many may not be asked for.
         """
-        if max_tokens > self.limits.max_new_tokens:
-            raise BadInput(
-                f"{name} may be at most {self.limits.max_new_tokens} (INFERD_MAX_NEW_TOKENS), not {max_tokens}"
-            )
-        return max_tokens
-
-    def _length(self, asked: BaseModel, name: str) -> int:
-        """How many tokens are asked for; where nobody said, no more than may be."""
         length: int = getattr(asked, name)
-        if name in asked.model_fields_set:
-            return self.check_length(name, length)
-        return min(length, self.limits.max_new_tokens)
+        most = self.limits.max_new_tokens
+        if name in asked.model_fields_set and length > most:
+            raise BadInput(f"{name} may be at most {most} (INFERD_MAX_NEW_TOKENS), not {length}", parameter=name)
+        return min(length, most)
 
     def describe(self) -> dict[str, object]:
         """What the model takes."""

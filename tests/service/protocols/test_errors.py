@@ -17,6 +17,7 @@ ERRORS = [one for one in vars(errors).values() if inspect.isclass(one) and issub
 
 MEANT = {
     "BadInput": 400,
+    "Invalid": 422,
     "TooLarge": 413,
     "UnsupportedMediaType": 415,
     "Unsupported": 501,

@@ -250,6 +250,7 @@ def test_tensors_have_a_dialect_of_their_own_and_may_say_what_means_nothing(task
         prompts=[encode("a"), encode("bc")], sampling=Sampling(temperature=0), max_tokens=3, seed=4, stops=("x",)
     )
     assert task.parse_tensors(["a"], {}).max_tokens == 20
+    assert task.parse_tensors(["a"], {"max_tokens": None, "temperature": None}).max_tokens == 20
 
 
 def test_tensors_are_refused_as_requests_are(task: TextGeneration) -> None:
@@ -259,7 +260,7 @@ def test_tensors_are_refused_as_requests_are(task: TextGeneration) -> None:
         (["a" * 13], {}, "INFERD_MAX_PROMPT_TOKENS"),
         (["a"], {"max_tokens": 51}, r"max_tokens may be at most 50 \(INFERD_MAX_NEW_TOKENS\), not 51"),
         (["a"], {"max_tokens": 0}, "parameter 'max_tokens'"),
-        (["a"], {"temperature": None}, "parameter 'temperature'"),
+        (["a"], {"temperature": "hot"}, "parameter 'temperature'"),
     ):
         with pytest.raises(BadInput, match=message):
             task.parse_tensors(prompts, said)

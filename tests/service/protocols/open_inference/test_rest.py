@@ -1235,13 +1235,13 @@ def test_the_documentation_lists_every_call(client: TestClient) -> None:
     model = "/v2/models/{model}"
     named = paths[f"{model}/versions/{{version}}/infer"]["post"]["parameters"]
     assert [(one["name"], one["in"]) for one in named] == [("model", "path"), ("version", "path")]
+    rests = ("", "/ready", "/config", "/stats", "/infer", "/generate", "/generate_stream")
     assert {path for path in paths if path.startswith("/v2")} == {
         "/v2",
         "/v2/health/live",
         "/v2/health/ready",
         "/v2/models/stats",
-        *(f"{model}{rest}" for rest in ("", "/ready", "/config", "/stats", "/infer")),
-        *(f"{model}/versions/{{version}}{rest}" for rest in ("", "/ready", "/config", "/stats", "/infer")),
+        *(f"{one}{rest}" for one in (model, f"{model}/versions/{{version}}") for rest in rests),
         "/v2/repository/index",
         "/v2/repository/models/{model}/load",
         "/v2/repository/models/{model}/unload",
