@@ -81,6 +81,7 @@ class Stepper:
         # Written by the event loop
         self._arrivals: deque[Group] = deque()
         self._submitted = 0  # sequences
+        self._submitted_row_steps = 0
         self._draining = False
         self._abort: InferdError | None = None
         self._open: set[Group] = set()  # groups that are not done
@@ -92,6 +93,7 @@ class Stepper:
         # Written by the thread
         self._queue: deque[Group] = deque()
         self._left_queue = 0  # sequences
+        self._left_queue_row_steps = 0
         self._live: dict[Group, None] = {}
         self._earliest_deadline = math.inf
         self._news: dict[Group, None] = {}
@@ -127,6 +129,7 @@ class Stepper:
         self._open.update(groups)
         self._nothing_open.clear()
         self._submitted += width
+        self._submitted_row_steps += sum(group.row_steps_left for group in groups)
         self._arrivals.extend(groups)
         if not self._thread.ident:
             self._thread.start()
@@ -150,11 +153,6 @@ class Stepper:
         self._abort = error
         self._wake.set()
 
-    @property
-    def starts_at_once(self) -> bool:
-        """Whether a group of one sequence that is submitted now would wait for nobody."""
-        return self._submitted == self._left_queue and self._slots.free > 0
-
     def statistics(self) -> StepperStatistics:
         """Return how much waits and lives."""
         return StepperStatistics(queued=self._submitted - self._left_queue, live=self._slots.live)
@@ -176,7 +174,8 @@ class Stepper:
 
     def _predicted_wait_s(self) -> float:
         """When the slots would be free if every sequence grew as long as it may; mostly they end before."""
-        row_steps = sum(group.row_steps_left for group in self._open)
+        row_steps = self._submitted_row_steps - self._left_queue_row_steps
+        row_steps += sum(group.row_steps_left for group in list(self._live))
         return row_steps / self._slots.capacity * self._profile.seconds(self._slots.capacity)
 
     def _tell(self, groups: Iterable[Group], reports: Sequence[StepReport]) -> None:
@@ -248,7 +247,9 @@ class Stepper:
         if not self._live.keys().isdisjoint(ended):
             self._slots.drop(ended.keys())
         if any(group not in self._live for group in ended):
-            self._left_queue += sum(group.width for group in self._queue if group in ended)
+            for group in self._queue:
+                if group in ended:
+                    self._leave_queue(group)
             self._queue = deque(group for group in self._queue if group not in ended)
         for group, error in ended.items():
             self._end(group, error)
@@ -263,9 +264,13 @@ class Stepper:
             group.joined_at = now
             seated.append(group)
             self._live[group] = None
-            self._left_queue += group.width
+            self._leave_queue(group)
         if seated:
             self._slots.join(seated)
+
+    def _leave_queue(self, group: Group) -> None:
+        self._left_queue += group.width
+        self._left_queue_row_steps += group.row_steps_left
 
     def _step(self, now: float) -> None:
         rows, before = self._slots.live, self._slots.runs

@@ -269,27 +269,6 @@ def test_the_groups_of_a_request_are_all_taken_or_none() -> None:
     asyncio.run(main())
 
 
-def test_it_is_known_whether_a_text_would_start_at_once() -> None:
-    async def main() -> None:
-        model = GatedModel()
-        stepper = stepper_of(model, capacity=2)
-        assert stepper.starts_at_once
-        groups = [group_of(limit=2)]
-        stepper.submit(groups[0])
-        wait_for_a_run(model)
-        assert stepper.starts_at_once
-        groups.append(group_of(limit=2))
-        stepper.submit(groups[1])
-        model.let_run()
-        wait_for_a_run(model)
-        assert not stepper.starts_at_once
-        model.open()
-        await ended(*groups)
-        await drained(stepper)
-
-    asyncio.run(main())
-
-
 # Leaving early
 
 
