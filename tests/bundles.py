@@ -76,44 +76,51 @@ def tiny_graph() -> onnx.ModelProto:
 def slow_graph(steps: int = 200) -> onnx.ModelProto:
     """Make the tiny model with much idle work in it: a run takes tens of milliseconds."""
     factors, offsets = weights()
-    work = np.eye(128, dtype=np.float32)
+    idle, constants = idle_work("answers", "logits", steps)
+    return model_of(
+        [
+            helper.make_node("Flatten", ["image"], ["flat"]),
+            helper.make_node("Gemm", ["flat", "factors", "offsets"], ["answers"]),
+            *idle,
+        ],
+        {"factors": factors, "offsets": offsets, **constants},
+    )
+
+
+def idle_work(before: str, after: str, steps: int) -> tuple[list[onnx.NodeProto], dict[str, Array]]:
+    """Make nodes, and their constants, that spend so many steps of time between `before` and an equal `after`."""
     body = helper.make_graph(
         [
             helper.make_node("Identity", ["go_on"], ["goes_on"]),
-            helper.make_node("MatMul", ["before", "work"], ["after"]),
+            helper.make_node("MatMul", ["before_step", "work"], ["after_step"]),
         ],
         "body",
         [
             helper.make_tensor_value_info("step", TensorProto.INT64, []),
             helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("before", TensorProto.FLOAT, [128, 128]),
+            helper.make_tensor_value_info("before_step", TensorProto.FLOAT, [128, 128]),
         ],
         [
             helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("after", TensorProto.FLOAT, [128, 128]),
+            helper.make_tensor_value_info("after_step", TensorProto.FLOAT, [128, 128]),
         ],
     )
-    return model_of(
-        [
-            helper.make_node("Flatten", ["image"], ["flat"]),
-            helper.make_node("Gemm", ["flat", "factors", "offsets"], ["answers"]),
-            # What is worked on is 0 times the answers: nothing that could be folded into a constant.
-            helper.make_node("ReduceSum", ["answers"], ["total"], keepdims=0),
-            helper.make_node("Mul", ["total", "nothing"], ["zero"]),
-            helper.make_node("Add", ["work", "zero"], ["begun"]),
-            helper.make_node("Loop", ["steps", "", "begun"], ["done"], body=body),
-            helper.make_node("ReduceSum", ["done"], ["worked"], keepdims=0),
-            helper.make_node("Mul", ["worked", "nothing"], ["still_zero"]),
-            helper.make_node("Add", ["answers", "still_zero"], ["logits"]),
-        ],
-        {
-            "factors": factors,
-            "offsets": offsets,
-            "work": work,
-            "nothing": np.array(0, np.float32),
-            "steps": np.array(steps, np.int64),
-        },
-    )
+    nodes = [
+        # What is worked on is 0 times the input: nothing that could be folded into a constant.
+        helper.make_node("ReduceSum", [before], ["total"], keepdims=0),
+        helper.make_node("Mul", ["total", "nothing"], ["zero"]),
+        helper.make_node("Add", ["work", "zero"], ["begun"]),
+        helper.make_node("Loop", ["steps", "", "begun"], ["done"], body=body),
+        helper.make_node("ReduceSum", ["done"], ["worked"], keepdims=0),
+        helper.make_node("Mul", ["worked", "nothing"], ["still_zero"]),
+        helper.make_node("Add", [before, "still_zero"], [after]),
+    ]
+    constants = {
+        "work": np.eye(128, dtype=np.float32),
+        "nothing": np.array(0, np.float32),
+        "steps": np.array(steps, np.int64),
+    }
+    return nodes, constants
 
 
 def model_of(nodes: Sequence[onnx.NodeProto], constants: Mapping[str, Array]) -> onnx.ModelProto:

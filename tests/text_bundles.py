@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from service.manifest import Manifest
-from tests.bundles import manifest_in, manifest_of, sign, write_golden, write_manifest
+from tests.bundles import idle_work, manifest_in, manifest_of, sign, write_golden, write_manifest
 
 VOCABULARY: Final = ("\n", " ", *"abcdefghijklmnopqrstuvwxyz", ".", ",", "ß", "é")
 HIDDEN: Final = 16
@@ -81,12 +81,9 @@ def step_graph(seed: int = 3, *, idle_steps: int = 0) -> onnx.ModelProto:
     constants: dict[str, NDArray[Any]] = dict(weights(seed))
     if idle_steps:
         nodes[-1].output[0] = "answers"
-        nodes += _idle_work()
-        constants |= {
-            "work": np.eye(128, dtype=np.float32),
-            "nothing": np.array(0, np.float32),
-            "steps": np.array(idle_steps, np.int64),
-        }
+        idle, idle_constants = idle_work("answers", "logits", idle_steps)
+        nodes += idle
+        constants |= idle_constants
     graph = helper.make_graph(
         nodes,
         "step",
@@ -101,35 +98,6 @@ def step_graph(seed: int = 3, *, idle_steps: int = 0) -> onnx.ModelProto:
         initializer=[numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
-
-
-def _idle_work() -> list[onnx.NodeProto]:
-    body = helper.make_graph(
-        [
-            helper.make_node("Identity", ["go_on"], ["goes_on"]),
-            helper.make_node("MatMul", ["before", "work"], ["after"]),
-        ],
-        "body",
-        [
-            helper.make_tensor_value_info("step", TensorProto.INT64, []),
-            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("before", TensorProto.FLOAT, [128, 128]),
-        ],
-        [
-            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("after", TensorProto.FLOAT, [128, 128]),
-        ],
-    )
-    return [
-        # What is worked on is 0 times the answers: nothing that could be folded into a constant.
-        helper.make_node("ReduceSum", ["answers"], ["total"], keepdims=0),
-        helper.make_node("Mul", ["total", "nothing"], ["zero"]),
-        helper.make_node("Add", ["work", "zero"], ["begun"]),
-        helper.make_node("Loop", ["steps", "", "begun"], ["done"], body=body),
-        helper.make_node("ReduceSum", ["done"], ["worked"], keepdims=0),
-        helper.make_node("Mul", ["worked", "nothing"], ["still_zero"]),
-        helper.make_node("Add", ["answers", "still_zero"], ["logits"]),
-    ]
 
 
 def graph_entry() -> dict[str, Any]:

@@ -51,7 +51,7 @@ def completion(generation: Generation, written: Completion, answer: Sequence[Seq
             lines = _Lines(written, generation, prompt)
             text = lines.prompt() if written.echo else ""
             text += lines.add(part.tokens, part.texts, part.scores)
-            choices.append(_choice(len(choices), text, lines.taken(), _finish(part)))
+            choices.append(_choice(len(choices), text, lines.taken(), part.finish))
             made += part.count
     return {**written.envelope(), "choices": choices, "usage": _usage(generation, made)}
 
@@ -80,9 +80,9 @@ async def chunks(model: TextModel, generation: Generation, written: Completion) 
                 for place, (token, text) in enumerate(zip(part.tokens, part.texts, strict=True)):
                     lines[key].add([token], [text], part.scores[place : place + 1])
                     last = place == len(part.tokens) - 1
-                    events.append(chunk(index, text, lines[key].taken(), _finish(part) if last else None))
+                    events.append(chunk(index, text, lines[key].taken(), part.finish if last else None))
                 if part.finish and not part.tokens:
-                    events.append(chunk(index, "", None, _finish(part)))
+                    events.append(chunk(index, "", None, part.finish))
             if events:
                 yield b"".join(events)
     model.count(generation)
@@ -143,10 +143,6 @@ class _Lines:
 
 def _choice(index: int, text: str, logprobs: object, finish: str | None) -> dict[str, object]:
     return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
-
-
-def _finish(part: Part) -> str | None:
-    return part.finish
 
 
 def _usage(generation: Generation, made: int) -> dict[str, int]:
