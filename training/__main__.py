@@ -10,7 +10,7 @@ from pathlib import Path
 from training.core.config import read_config
 from training.core.run import runs_dir
 
-TASKS = ("image_classification", "text_generation")
+TASKS = ("image_classification", "text_generation", "translation")
 
 
 def main() -> None:

@@ -63,3 +63,9 @@ def cifar10_resnets(data_dir: Path) -> Path:
 def tiny_shakespeare(data_dir: Path) -> Path:
     """The folder of the real text."""
     return _folder_with(data_dir, "tiny_shakespeare")
+
+
+@pytest.fixture
+def tatoeba(data_dir: Path) -> Path:
+    """The folder of the real English and German sentences."""
+    return _folder_with(data_dir, "tatoeba_deu_eng")

@@ -36,8 +36,8 @@ def runs_dir() -> Path:
     return Path(os.environ.get("INFERD_RUNS_DIR", "~/.cache/inferd/runs")).expanduser()
 
 
-def finished_run(folder: Path, config: ConfigModel) -> Run:
-    """The run in `folder`, which has come to a result; whatever its export will be like.
+def finished_run(folder: Path, config: ConfigModel, ignore: Collection[str] = ("export",)) -> Run:
+    """The run in `folder`, which has come to a result; whatever its export, or another table to `ignore`, is like.
 
     Raises:
         FileNotFoundError: it has not finished an epoch.
@@ -47,7 +47,7 @@ def finished_run(folder: Path, config: ConfigModel) -> Run:
         raise FileNotFoundError(
             f"{folder} holds no run that has finished an epoch: train first, or choose another --run"
         )
-    return Run(folder, config, ignore={"export"})
+    return Run(folder, config, ignore)
 
 
 class Run:

@@ -1,0 +1,1 @@
+"""Translation by a recurrent encoder-decoder with attention: sentence pairs, tokens, network, search, figures."""
