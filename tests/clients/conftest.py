@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from tests.clients.models import grow, identity, slow, write, write_models
+from tests.clients.models import grow, identity, slow, write, write_models, write_text_model
 from tests.clients.serving import KEY, Served, serving
 
 
@@ -37,4 +37,24 @@ def bounded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     for name, graph in (("fixed", identity("FP32", [2, 3])), ("slow", slow()), ("grow", grow())):
         write(folder, name, graph)
     with serving(folder, workers=1, max_body_bytes=2**20, max_queue_rows=1) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server with two workers of two models that continue texts, one of them slowly, and one that doesn't."""
+    folder = tmp_path_factory.mktemp("texts")
+    write_text_model(folder, "tiny-text")
+    write_text_model(folder, "slow-text", idle_steps=100)
+    write(folder, "fixed", identity("FP32", [2, 3]))
+    with serving(folder, workers=2) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server on which one text grows at a time, and two may wait, however long."""
+    folder = tmp_path_factory.mktemp("crowded")
+    write_text_model(folder, "slow-text", idle_steps=100)
+    with serving(folder, workers=1, max_batch_rows=1, max_queue_rows=2, max_queue_s=1000) as served:
         yield served

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +14,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 IMAGES: Final = "fashion-classifier"
+SERVE_PYTHON: Final = ROOT / ".venv" / "serve" / "bin" / "python"
 
 ONNX_TYPES: Final = {
     "BOOL": TensorProto.BOOL,
@@ -53,6 +55,15 @@ def write(folder: Path, name: str, graph: ModelProto | bytes, version: int = 1) 
     place = folder / name / str(version)
     place.mkdir(parents=True)
     (place / "model.onnx").write_bytes(graph if isinstance(graph, bytes) else graph.SerializeToString())
+
+
+def write_text_model(folder: Path, name: str, *, idle_steps: int = 0) -> None:
+    """Write a bundle that continues texts, in the server's environment: what makes it knows the contract."""
+    code = (
+        "import sys; from pathlib import Path; from tests.text_bundles import make_text_bundle; "
+        "make_text_bundle(Path(sys.argv[1]), sys.argv[2], idle_steps=int(sys.argv[3]))"
+    )
+    subprocess.run([SERVE_PYTHON, "-c", code, folder, name, str(idle_steps)], cwd=ROOT, check=True)
 
 
 def identity(datatype: str, shape: Shape) -> ModelProto:

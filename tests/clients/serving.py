@@ -14,10 +14,9 @@ from typing import Final
 
 import pytest
 
-from tests.clients.models import ROOT
+from tests.clients.models import SERVE_PYTHON
 from tests.e2e.server import Server, running_server
 
-PYTHON: Final = ROOT / ".venv" / "serve" / "bin" / "python"
 KEY: Final = "key"
 MOST_CONNECTIONS: Final = 120
 AT_A_TIME: Final = 4
@@ -68,5 +67,7 @@ class Served:
 @contextmanager
 def serving(models: Path, *, workers: int, **settings: object) -> Iterator[Served]:
     """Serve a folder of models, which only calls change."""
-    with running_server(python=PYTHON, models=models, workers=workers, model_control="explicit", **settings) as server:
+    with running_server(
+        python=SERVE_PYTHON, models=models, workers=workers, model_control="explicit", **settings
+    ) as server:
         yield Served(server, models, workers)
