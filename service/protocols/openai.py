@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.errors import BadInput, NotFound, Unsupported
+from service.errors import BadInput, NotFound
 from service.observability import request_id
 from service.protocols.errors import openai_body
 from service.protocols.openai_answers import Completion, chunks, completion
@@ -129,7 +129,7 @@ def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
         deadline = deadline_of(request)
         body = await read_body(request, max_body_bytes)
         content = parse_json(_BODY, body, _EXPECTED)
-        name, prompt = content.pop("model", None), content.pop("prompt", "")
+        name, prompt = content.pop("model", None), content.pop("prompt", None)
         if not isinstance(name, str):
             raise BadInput("model must be the name of a model", parameter="model")
         served = _text_model(repository, name)
@@ -206,7 +206,9 @@ def _check(asked: Parameters) -> int:
 
 
 def _prompts(task: TextGeneration, prompt: object) -> list[list[int]]:
-    """The prompts as tokens: one or several, texts or tokens."""
+    """The prompts as tokens: one or several, texts or tokens; none is the start of a text."""
+    if prompt is None:
+        prompt = ""
     several: list[Any] = prompt if isinstance(prompt, list) and not _are_tokens(prompt) else [prompt]
     try:
         if several and all(isinstance(one, str) for one in several):
@@ -238,7 +240,8 @@ def _text_model(repository: Repository, name: str) -> TextModel:
         error.parameter = "model"
         raise
     if not isinstance(served, TextModel):
-        raise Unsupported(f"model {name!r} generates no text: POST /predict/{name} asks it", parameter="model")
+        # The list has no such model; and the client would try again after a 5xx.
+        raise NotFound(f"model {name!r} generates no text: POST /predict/{name} asks it", parameter="model")
     return served
 
 

@@ -63,8 +63,11 @@ async def chunks(model: TextModel, generation: Generation, written: Completion) 
     counts: dict[tuple[int, int], int] = {}
     envelope = written.envelope()
 
+    # Where usage is asked for, every chunk has it: nothing in all but the last.
+    usage = {"usage": None} if written.include_usage else {}
+
     def chunk(index: int, text: str, logprobs: object, finish: str | None) -> bytes:
-        return event({**envelope, "choices": [_choice(index, text, logprobs, finish)]})
+        return event({**envelope, "choices": [_choice(index, text, logprobs, finish)], **usage})
 
     async with aclosing(generation.parts()) as news:
         async for parts in news:
@@ -115,7 +118,10 @@ class _Lines:
             for text, score in zip(texts, scores, strict=True):
                 self._content["tokens"].append(text)
                 self._content["token_logprobs"].append(score.logprob if score else None)
-                top = {pieces[one]: logprob for one, logprob in score.top} if score and score.top else None
+                top = None
+                if score and score.top:  # the likeliest, and the one that is there
+                    top = {pieces[one]: logprob for one, logprob in score.top}
+                    top.setdefault(text, score.logprob)
                 self._content["top_logprobs"].append(top)
                 self._content["text_offset"].append(self._offset)
                 self._offset += len(text)

@@ -84,7 +84,7 @@ def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
             assert isinstance(served, BatchedModel)  # noqa: S101 - there are no others
             if asked.stream:
                 raise BadInput("stream: this model gives its answer as a whole")
-            preparing = served.prepare(asked.inputs, asked.parameters)
+            preparing = served.prepare(asked.inputs, asked.parameters or {})
             prepared = await (while_connected(request, preparing) if served.is_large(asked.inputs) else preparing)
             answer = await run(request, served, prepared.arrays, deadline)
             return json_response(served.finish(prepared, answer), answer_headers(served, answer))
@@ -123,7 +123,7 @@ async def _read(request: Request, limit: int, raw: str) -> Asked:
     if media_type == "application/json":
         expected = 'JSON {"inputs": ..., "parameters": {...}, "stream": true or false}'
         content = parse_json(_BODY, await read_body(request, limit), expected)
-        return Asked(content.inputs, {**request.query_params, **content.parameters}, content.stream)
+        return Asked(content.inputs, {**request.query_params, **(content.parameters or {})}, content.stream)
     if media_type == "multipart/form-data":
         return Asked(await _read_form(request, limit), dict(request.query_params))
     if media_type in _RAW or fnmatchcase(media_type, raw):

@@ -25,8 +25,8 @@ class Asked(msgspec.Struct, forbid_unknown_fields=True):
     """A request of the task dialect, whatever the task."""
 
     inputs: Any
-    parameters: dict[str, Any] = {}
-    stream: bool = False
+    parameters: dict[str, Any] | None = None
+    stream: bool | None = None
 
 
 async def answer(
@@ -44,7 +44,7 @@ async def answer(
     Raises:
         InferdError: as the task and the model raise.
     """
-    parse = partial(model.task.parse, asked.inputs, asked.parameters)
+    parse = partial(model.task.parse, asked.inputs, asked.parameters or {})
     wanted, parameters = await model.offload(parse) if model.is_large(asked.inputs) else parse()
     prompt = model.task.text_of(asked.inputs) if parameters.return_full_text else ""
     if asked.stream:

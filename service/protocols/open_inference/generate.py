@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.batching.sequences import Finish
-from service.errors import BadInput, Invalid, Unsupported
+from service.errors import BadInput, Invalid
 from service.protocols.requests import (
     answer_headers,
     deadline_of,
@@ -115,7 +115,7 @@ def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
 def _text_model(repository: Repository, name: str, version: str | None) -> TextModel:
     served = repository.get(name, version)
     if not isinstance(served, TextModel):
-        raise Unsupported(f"model {served.name!r} generates no text: it is asked by infer")
+        raise BadInput(f"model {served.name!r} generates no text: it is asked by infer")
     return served
 
 

@@ -174,6 +174,11 @@ def test_a_query_beside_json_counts_where_the_json_says_nothing_else(client: Tes
 # What is wrong is said
 
 
+def test_null_stands_for_no_parameters_and_no_stream(client: TestClient) -> None:
+    answer = client.post(URL, json=as_json(parameters=None, stream=None))
+    assert answered(answer.json()) == EXPECTED
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -183,7 +188,7 @@ def test_a_query_beside_json_counts_where_the_json_says_nothing_else(client: Tes
         (b"null", "the body must be JSON"),
         (b"{}", "inputs"),
         (b'{"inputs": "", "inptus": 1}', "inptus"),
-        (b'{"inputs": "", "parameters": null}', "parameters"),
+        (b'{"inputs": "", "parameters": 3}', "parameters"),
         (b'{"inputs": "", "parameters": []}', "parameters"),
         (b'{"inputs": null}', "inputs must be a picture"),
         (b'{"inputs": 7}', "inputs must be a picture"),
