@@ -214,6 +214,7 @@ class Stepper:
                 for group in list(self._live):
                     self._end(group, error if isinstance(error, InferdError) else _wrapped(error))
                 self._stepped_at = None
+                self._tell_news()
 
     def _turn(self, cancelled: Set[Group]) -> None:
         """Take in what has come, step once, and tell of it."""
