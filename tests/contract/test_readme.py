@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from service.protocols import openai
 from service.repository.bundle import LoadOptions, load_bundle
 from service.repository.scan import scan
+from service.tasks import text_generation
 from service.tasks.base import TaskLimits
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +25,29 @@ def test_the_answer_in_the_readme_is_the_answer_of_the_bundle_that_ships() -> No
     options = LoadOptions(("CPUExecutionProvider",), threads=1, max_batch_rows=1, limits=TaskLimits(max_pixels=10**6))
     answer = load_bundle(folder, options).predict(SHOE.read_bytes(), {})
     assert shown == [{"label": one["label"], "score": pytest.approx(one["score"], abs=1e-3)} for one in answer]
+
+
+def test_the_texts_in_the_readme_are_those_of_the_bundle_that_ships() -> None:
+    shown = re.findall(r"localhost:8000/(predict/shakespeare|v1/completions) \\\n +-d '(\{.*\})'\n(.*)\n", README)
+    assert [path for path, _, _ in shown] == ["predict/shakespeare", "v1/completions"]
+    if not (ROOT / "models" / "shakespeare").is_dir():
+        pytest.skip("models/shakespeare is not there: it comes with make export TASK=text_generation")
+    folder = next(one for one in scan(ROOT / "models") if one.name == "shakespeare")
+    options = LoadOptions(("CPUExecutionProvider",), threads=1, max_batch_rows=1, limits=TaskLimits(max_pixels=1))
+    bundle = load_bundle(folder, options)
+    for _, asked, answer in shown:
+        body, told = json.loads(asked), json.loads(answer)
+        if "inputs" in body:
+            prompt, parameters = body["inputs"], body["parameters"]
+            text = "".join(bundle.generate(prompt, parameters))
+            assert told == [{"generated_text": text}]
+        else:
+            assert body.pop("model") == told["model"] == "shakespeare"
+            prompt, length = body.pop("prompt"), body.pop("max_tokens")
+            text = "".join(bundle.generate(prompt, {**body, "max_new_tokens": length}))
+            assert told["choices"] == [{"index": 0, "text": text, "logprobs": None, "finish_reason": "length"}]
+            used = {"prompt_tokens": len(prompt), "completion_tokens": length, "total_tokens": len(prompt) + length}
+            assert told["usage"] == used
 
 
 def test_the_accuracy_in_the_readme_is_the_manifests() -> None:
@@ -40,6 +65,19 @@ def test_the_picture_in_the_readme_is_what_its_script_draws(tmp_path: Path) -> N
     script.write_bytes((SHOE.parent / "draw.py").read_bytes())
     subprocess.run([sys.executable, script], check=True)
     assert script.with_name("shoe.png").read_bytes() == SHOE.read_bytes()
+
+
+def test_every_parameter_of_a_text_is_in_the_docs() -> None:
+    content = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    texts, rest = re.search(r"### Texts\n(.*)\n## OpenAI\n(.*)", content, re.DOTALL).groups()
+    completions, rest = re.search(r"(.*?)\n## (.*)", rest, re.DOTALL).groups()
+    generate = re.search(r"### Generate\n(.*?)\n### ", rest, re.DOTALL)[1]
+    for said, parameters in (
+        (texts, text_generation.Parameters),
+        (completions, openai.Parameters),
+        (generate, text_generation.GenerateParameters),
+    ):
+        assert [name for name in parameters.model_fields if f"`{name}`" not in said] == []
 
 
 def test_every_link_in_the_docs_leads_somewhere() -> None:
