@@ -72,12 +72,16 @@ class EventStream(Response):
         async with aclosing(self._chunks):
             try:
                 async for chunk in self._chunks:
-                    if not self._started:
-                        self._started = True
-                        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                    await self._start(send)
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
             except InferdError as error:
                 if self._started:
                     await send({"type": "http.response.body", "body": self._failure(error), "more_body": False})
                 raise
+            await self._start(send)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _start(self, send: Send) -> None:
+        if not self._started:
+            self._started = True
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})

@@ -145,12 +145,16 @@ async def _events(served: TextModel, generation: Generation, asked: _Asked) -> A
     same = {**_model_of(served), **({"id": asked.id} if asked.id else {})}
     begin, end = b'data: {"text_output":', b"," + msgspec.json.encode(same)[1:] + b"\n\n"
     encode = msgspec.json.encode
+    silent = True
     async with aclosing(generation.parts()) as news:
         async for (part,) in news:
             if asked.details:
                 yield _events_with_details(part, same)
             elif part.texts:
+                silent = False
                 yield b"".join([begin + encode(text) + end for text in part.texts])
+            elif silent and part.finish:  # the stop string took all of it, and nobody has been told who answers
+                yield begin + encode("") + end
             if part.finish:
                 served.count(generation)
 
