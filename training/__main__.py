@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import logging
 from pathlib import Path
 
@@ -22,6 +23,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change one value")
     parser.add_argument("--run", default="default", help="name of the run's folder in INFERD_RUNS_DIR")
     given = parser.parse_args()
+    if importlib.util.find_spec(f"training.{given.task}.{given.step}") is None:
+        parser.error(f"{given.task} can't {given.step} yet")
     # The libraries tell at length what they do; what they warn of is enough.
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     logging.getLogger("training").setLevel(logging.INFO)
