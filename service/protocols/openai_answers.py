@@ -86,8 +86,7 @@ async def chunks(model: TextModel, generation: Generation, written: Completion) 
                     events.append(chunk(index, text, lines[key].taken(), part.finish if last else None))
                 if part.finish and not part.tokens:
                     events.append(chunk(index, "", None, part.finish))
-            if events:
-                yield b"".join(events)
+            yield b"".join(events)
     model.count(generation)
     if written.include_usage:
         yield event({**envelope, "choices": [], "usage": _usage(generation, sum(counts.values()))}) + DONE

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from service import errors
 from service.errors import InferdError, Overloaded
 from service.metrics import FAILURES
 from service.protocols.errors import STATUS, status_of
+from service.repository.repository import Repository
+from tests.conftest import Serve
 
 OPERATIONS = Path(__file__).parents[3] / "docs" / "operations.md"
 ERRORS = [one for one in vars(errors).values() if inspect.isclass(one) and issubclass(one, InferdError)]
@@ -100,3 +103,27 @@ def test_a_wrong_method_is_answered_with_the_right_one(
     assert answer.status_code == 405
     assert answer.headers["allow"] == allowed
     assert answer.json() == {"error": f"{method} is not allowed at {path}; allowed: {allowed}"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/models", lambda message: {"message": message, "type": "server_error", "param": None, "code": None}),
+        ("/v2/models/tiny/ready", lambda message: message),
+    ],
+)
+def test_a_defect_of_ours_is_told_in_the_dialect_of_the_path_and_without_its_details(
+    models: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch, path: str, body: Callable[[str], object]
+) -> None:
+    client = serve(models=models)
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a secret")
+
+    for name in ("entries", "get"):
+        monkeypatch.setattr(Repository, name, broken)
+    answer = client.get(path, headers={"x-request-id": "mine"})
+    assert answer.status_code == 500
+    assert answer.headers["x-request-id"] == "mine"
+    message = "an unexpected error; the server's log has it under this request's id"
+    assert answer.json() == {"error": body(message)}

@@ -28,7 +28,7 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
     "cold": {"temperature": 0.6, "top_p": 0.8},
     "few": {"top_k": 4, "repetition_penalty": 1.4},
     "penalties": {"frequency_penalty": 0.7, "presence_penalty": -0.3},
-    "stop": {"stop": "st"},
+    "stop": {"stop": "mkl"},
 }
 
 
