@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from service.batching.slots import Slots
-from tests.service.protocols.texts import LONG, Slowly, events_in, slowly, visiting
+from tests.service.protocols.texts import LONG, Slowly, events_in, likeliest, slowly, visiting
 
 
 @dataclass(frozen=True)
@@ -22,67 +22,71 @@ class Dialect:
     Attributes:
         path: of the call, where it answers as a whole.
         stream_path: where it streams.
-        body: of a request for so many tokens; `stream` where the body says so.
-        failed: what of an error, as a stream tells it, is not its message.
-        message: of such an error.
+        length: what it calls the most tokens.
+        body: of a request with these parameters, which streams or doesn't.
+        text: that an event tells.
+        message: of an error.
+        others: what a stream tells of an error besides.
     """
 
     path: str
     stream_path: str
-    body: Callable[[int, bool], dict[str, Any]]
-    failed: Callable[[str], dict[str, Any]]
+    length: str
+    body: Callable[[dict[str, Any], bool], dict[str, Any]]
+    text: Callable[[dict[str, Any]], str]
     message: Callable[[dict[str, Any]], str]
+    others: Callable[[str], dict[str, Any]]
 
-    def call(self, stream: bool, length: int = LONG) -> tuple[str, dict[str, Any]]:
+    def call(self, stream: bool, length: int = LONG, **parameters: Any) -> tuple[str, dict[str, Any]]:
         """Path and body of a request."""
-        return (self.stream_path if stream else self.path), self.body(length, stream)
+        body = self.body({self.length: length, "seed": 1, **parameters}, stream)
+        return (self.stream_path if stream else self.path), body
 
-    def refused(self, event: dict[str, Any], reason: str) -> str:
-        """The message of an error that is told as this dialect tells it."""
-        message = self.message(event)
-        assert event == {**self.failed(reason), "error": event["error"]}
-        if isinstance(event["error"], dict):
-            kind = {"overloaded": "rate_limit_error"}.get(reason, "server_error")
-            assert event["error"] == {"message": message, "type": kind, "param": None, "code": reason}
-        return message
+    def failed(self, event: dict[str, Any], reason: str) -> str:
+        """The message of the event that ends a stream which failed."""
+        assert event == {"error": event["error"], **self.others(reason)}
+        return self.message(event)
 
 
-def _plain(event: dict[str, Any]) -> str:
-    assert isinstance(event["error"], str)
-    return str(event["error"])
+def _plain(answer: dict[str, Any]) -> str:
+    assert isinstance(answer["error"], str)
+    return str(answer["error"])
+
+
+def _openai(answer: dict[str, Any]) -> str:
+    error = answer["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert error["type"] == ("rate_limit_error" if error["code"] == "overloaded" else "server_error")
+    return str(error["message"])
 
 
 DIALECTS = {
     "predict": Dialect(
         "/predict/slow-text",
         "/predict/slow-text",
-        lambda length, stream: {
-            "inputs": "a",
-            "parameters": {"max_new_tokens": length, "seed": 1},
-            "stream": stream,
-        },
-        lambda reason: {"error_type": reason},
+        "max_new_tokens",
+        lambda parameters, stream: {"inputs": "a", "parameters": parameters, "stream": stream},
+        lambda event: str(event["token"]["text"]),
         _plain,
+        lambda reason: {"error_type": reason},
     ),
     "openai": Dialect(
         "/v1/completions",
         "/v1/completions",
-        lambda length, stream: {
-            "model": "slow-text",
-            "prompt": "a",
-            "max_tokens": length,
-            "seed": 1,
-            "stream": stream,
-        },
+        "max_tokens",
+        lambda parameters, stream: {"model": "slow-text", "prompt": "a", **parameters, "stream": stream},
+        lambda event: str(event["choices"][0]["text"]),
+        _openai,
         lambda _: {},
-        lambda event: str(event["error"]["message"]),
     ),
     "generate": Dialect(
         "/v2/models/slow-text/generate",
         "/v2/models/slow-text/generate_stream",
-        lambda length, _: {"text_input": "a", "parameters": {"max_tokens": length, "seed": 1}},
-        lambda _: {},
+        "max_tokens",
+        lambda parameters, _: {"text_input": "a", "parameters": parameters},
+        lambda event: str(event["text_output"]),
         _plain,
+        lambda _: {},
     ),
 }
 
@@ -110,7 +114,7 @@ async def failures(slow: Slowly, reason: str) -> float:
 
 def test_events_come_while_the_text_grows(models: Path, dialect: Dialect) -> None:
     async def test(slow: Slowly) -> None:
-        async with visiting(slow.app, *dialect.call(stream=True, length=30)) as visit:
+        async with visiting(slow.app, *dialect.call(stream=True, length=30, temperature=0)) as visit:
             await visit.read(1)
             assert visit.status == 200
             assert visit.headers["content-type"] == "text/event-stream; charset=utf-8"
@@ -120,8 +124,25 @@ def test_events_come_while_the_text_grows(models: Path, dialect: Dialect) -> Non
             assert visit.headers["x-inferd-model"] == "slow-text"
             assert visit.headers["x-request-id"]
             assert await slow.metric("inferd_live_slots") == 1
-            assert len(await visit.read_all()) >= 30
+            events = await visit.read_all()
+        assert [dialect.text(event) for event in events if event != "[DONE]"] == list(likeliest("a", 30))
         assert await slow.metric("inferd_time_to_first_token_seconds_count") == 1
+
+    run(models, test)
+
+
+def test_nothing_of_a_stop_string_is_told_however_slowly_it_comes(models: Path, dialect: Dialect) -> None:
+    async def test(slow: Slowly) -> None:
+        text = likeliest("a", 12)
+        stop = text[8:11]
+        assert text.index(stop) == 8
+        call = dialect.call(stream=True, temperature=0, stop=[stop, text[3:5] + "~"])
+        async with visiting(slow.app, *call) as visit:
+            events = [event for event in await visit.read_all() if event != "[DONE]"]
+        told = [dialect.text(event) for event in events]
+        assert "".join(told) == text[:8]
+        assert told[:8] == list(text[:8])
+        assert await slow.metric("inferd_generated_tokens_total") == 11
 
     run(models, test)
 
@@ -165,7 +186,7 @@ def test_a_deadline_in_mid_stream_is_the_last_event(models: Path, dialect: Diale
         assert visit.status == 200
         assert tokens
         assert not any("error" in token for token in tokens)
-        assert "the deadline came before the model had answered" in dialect.refused(last, "deadline")
+        assert "the deadline came before the model had answered" in dialect.failed(last, "deadline")
         assert await failures(slow, "deadline") == 1
 
     run(models, test)
@@ -222,7 +243,7 @@ def test_a_model_that_fails_in_mid_stream_says_so_in_the_last_event(
                 patch.setattr(Slots, "step", broken)
                 *tokens, last = await visit.read_all()
         assert len(tokens) >= 2
-        assert "the model failed" in dialect.refused(last, "runtime")
+        assert "the model failed" in dialect.failed(last, "runtime")
         assert await failures(slow, "runtime") == 1
         path, body = dialect.call(stream=False, length=2)
         assert (await slow.client.post(path, json=body)).status_code == 200, "the next text grows as ever"
