@@ -79,7 +79,7 @@ def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
         served = _text_model(repository, model, version)
         with served.measured():
             deadline = deadline_of(request)
-            asked = await _read(request, served, max_body_bytes)
+            asked = await _read(request, served, max_body_bytes, stream=False)
             generation = served.generate(asked.request, deadline=deadline)
             ((choice,),) = await while_connected(request, generation.answer())
             content: dict[str, object] = {TEXT_OUTPUT: choice.text, **_model_of(served)}
@@ -95,7 +95,7 @@ def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
         with ExitStack() as measured:
             measured.enter_context(served.measured())
             deadline = deadline_of(request)
-            asked = await _read(request, served, max_body_bytes)
+            asked = await _read(request, served, max_body_bytes, stream=True)
             generation = served.generate(asked.request, deadline=deadline, streamed=True)
             return EventStream(
                 _events(served, generation, asked),
@@ -119,7 +119,7 @@ def _text_model(repository: Repository, name: str, version: str | None) -> TextM
     return served
 
 
-async def _read(request: Request, served: TextModel, limit: int) -> _Asked:
+async def _read(request: Request, served: TextModel, limit: int, *, stream: bool) -> _Asked:
     """Read a request; what can't be continued is `Invalid`, what is no request at all `BadInput`."""
     content = parse_json(_BODY, await read_body(request, limit), _EXPECTED)
     prompt, given = content.pop(TEXT_INPUT, None), content.pop("parameters", None)
@@ -130,6 +130,9 @@ async def _read(request: Request, served: TextModel, limit: int) -> _Asked:
         raise Invalid("parameters must be an object")
     # Triton takes parameters beside the text as well.
     parameters = {**content, **(given or {})}
+    # So do clients that say of a call what its name says already.
+    if parameters.pop("stream", None) not in (None, stream):
+        raise Invalid("stream: generate answers as a whole (false), generate_stream in events (true)")
     parse = partial(served.task.parse_text, prompt, parameters)
     try:
         wanted = await served.offload(parse) if served.is_large(prompt) else parse()

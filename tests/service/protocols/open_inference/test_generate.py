@@ -88,6 +88,15 @@ def test_parameters_may_stand_beside_the_text(writer: TestClient) -> None:
     assert writer.post(f"{URL}/generate", json=both).json() == beside
 
 
+def test_a_call_may_be_told_what_it_does_but_not_to_do_otherwise(writer: TestClient) -> None:
+    assert generate(writer, seed=1, stream=False) == generate(writer, seed=1)
+    assert stream(writer, seed=1, stream=True) == stream(writer, seed=1)
+    for call, said in (("generate", True), ("generate_stream", False), ("generate", "no")):
+        response = writer.post(f"{URL}/{call}", json={"text_input": "a", "parameters": {"stream": said}})
+        assert response.status_code == 422
+        assert "generate answers as a whole (false), generate_stream in events (true)" in response.json()["error"]
+
+
 def test_null_stands_for_what_is_not_said(writer: TestClient) -> None:
     names = ("temperature", "top_p", "top_k", "max_tokens", "stop", "details", "repetition_penalty", "presence_penalty")
     assert generate(writer, seed=1, **dict.fromkeys(names)) == generate(writer, seed=1)
