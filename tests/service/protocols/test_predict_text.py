@@ -249,6 +249,14 @@ def test_what_only_began_like_a_stop_string_is_told_in_the_end(writer: TestClien
     assert [event["token"]["text"] for event in events] == list(whole)
 
 
+def test_a_text_that_is_nothing_but_its_stop_string_is_empty(writer: TestClient) -> None:
+    stop = text_of(writer, seed=9)[:3]
+    assert text_of(writer, seed=9, stop=stop) == ""
+    assert text_of(writer, seed=9, stop=stop, return_full_text=True) == "hello"
+    (event,) = streamed(writer, seed=9, stop=stop)
+    assert (event["generated_text"], event["details"]["generated_tokens"]) == ("", 3)
+
+
 # Streams
 
 
@@ -305,6 +313,34 @@ def test_a_parameter_that_makes_no_sense_is_refused_by_its_name(
 ) -> None:
     for stream in (False, True):
         assert words in refused(ask(writer, stream=stream, **parameters), 400)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("max_new_tokens", [1, 4096]),
+        ("temperature", [0, 1e-9, 100, "0.5"]),
+        ("top_k", [0, 1, 10**9]),
+        ("top_p", [1e-9, 1]),
+        ("repetition_penalty", [0.01, 100]),
+        ("frequency_penalty", [-2, 2]),
+        ("presence_penalty", [-2, 2]),
+        ("seed", [0, 2**64 - 1, -(2**63)]),
+        ("stop", [[], ["zq"] * 16, "a" * 256]),
+        ("best_of", [1, 20]),
+        ("truncate", [1, 10**6]),
+        ("top_n_tokens", [1, 20]),
+    ],
+)
+def test_the_bounds_themselves_are_allowed(writer: TestClient, name: str, values: list[object]) -> None:
+    for value in values:
+        answered(writer, **{name: value})
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"inputs": "\\ud800"}', b'{"inputs": "a", "sream": true}'])
+def test_a_body_that_is_no_request_is_a_bad_one(writer: TestClient, body: bytes) -> None:
+    answer = writer.post(URL, content=body, headers={"content-type": "application/json"})
+    assert refused(answer, 400).startswith("the body must be JSON")
 
 
 def test_an_unknown_parameter_is_answered_with_those_that_are(writer: TestClient) -> None:
