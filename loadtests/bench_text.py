@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--repeat", type=int, default=3, help="measurements of each kind; the median counts")
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2], help="of the servers; none = no HTTP")
-    parser.add_argument("--output", type=Path, help="a JSON file")
+    parser.add_argument("--output", type=Path, help="a folder: text.json and text.md are written into it")
     given = parser.parse_args()
     bundle = _load(given.models, given.model)
     prompt = bundle.task.tokens_of(given.prompt)
@@ -73,16 +73,22 @@ def main() -> None:
         with server(given.models, workers) as port:
             for _ in range(given.repeat):
                 for streams in STREAMS:
+                    _add(rows[streams], "limit", bare_steps(bundle, streams, given.seconds / 4) * streams)
                     read = over_http(port, given.model, given.prompt, streams, given.seconds)
                     for name, value in read.items():
                         _add(rows[streams], f"{name}, {workers} workers", value)
-    result = summary(rows, given.workers)
-    result["machine"] = machine(bundle)
-    print(json.dumps(result["machine"], indent=2))
-    print(table(result, given.workers))
+    if given.workers:
+        with server(given.models, 1, slots=1) as port:
+            for _ in range(given.repeat):
+                read = over_http(port, given.model, given.prompt, 8, given.seconds)
+                _add(rows[1], "one by one over HTTP", read["characters_per_s"])
+    result = {"machine": machine(bundle), **summary(rows, given.workers)}
+    written = report(result, given.workers)
+    print(written)
     if given.output:
-        given.output.parent.mkdir(parents=True, exist_ok=True)
-        given.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        given.output.mkdir(parents=True, exist_ok=True)
+        (given.output / "text.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        (given.output / "text.md").write_text(written + "\n", encoding="utf-8")
 
 
 def bare_steps(bundle: Bundle, rows: int, seconds: float) -> float:
@@ -151,10 +157,11 @@ def over_http(port: int, model: str, prompt: str, streams: int, seconds: float) 
 
 
 @contextmanager
-def server(models: Path, workers: int) -> Iterator[int]:
-    """A server of the models on a free port; the port."""
+def server(models: Path, workers: int, *, slots: int = 64) -> Iterator[int]:
+    """A server of the models on a free port, where so many texts grow at once in a worker; the port."""
     environment = {**os.environ, "INFERD_PORT": "0", "INFERD_GRPC_PORT": "", "INFERD_WORKERS": str(workers)}
     environment |= {"INFERD_MODELS": str(models), "INFERD_THREADS": "1", "INFERD_MAX_QUEUE_S": "60"}
+    environment["INFERD_MAX_BATCH_ROWS"] = str(slots)
     process = subprocess.Popen(
         [sys.executable, "-m", "service.cli", "serve"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     )
@@ -174,6 +181,9 @@ def summary(rows: dict[int, dict[str, list[float]]], workers: list[int]) -> dict
     """Medians, and the ratios that are promised."""
     one_by_one = statistics.median(rows[1]["one by one"])
     result: dict[str, Any] = {"one_by_one_characters_per_s": one_by_one, "streams": {}}
+    if workers:
+        over_http_alone = statistics.median(rows[1].pop("one by one over HTTP"))
+        result["one_by_one_over_http_characters_per_s"] = over_http_alone
     for streams, measured in rows.items():
         median = {name: statistics.median(values) for name, values in measured.items()}
         step_s = streams / median["limit"]
@@ -190,6 +200,7 @@ def summary(rows: dict[int, dict[str, list[float]]], workers: list[int]) -> dict
                 "characters_per_s": read,
                 "of_limit": read / median["limit"],
                 "times_one_by_one": read / one_by_one,
+                "times_one_by_one_over_http": read / over_http_alone,
                 "first_token_p95_steps": median[f"first_token_p95_s, {count} workers"] / step_s,
                 "between_tokens_p99_steps": median[f"between_tokens_p99_s, {count} workers"] / step_s,
             }
@@ -197,10 +208,16 @@ def summary(rows: dict[int, dict[str, list[float]]], workers: list[int]) -> dict
     return result
 
 
-def table(result: dict[str, Any], workers: list[int]) -> str:
+def report(result: dict[str, Any], workers: list[int]) -> str:
     """The summary as Markdown."""
     lines = [
-        f"one by one: {result['one_by_one_characters_per_s']:,.0f} characters/s",
+        "# Text generation beside the limit of its graph",
+        "",
+        "Written by `make bench-text`. On "
+        + "; ".join(f"{name} {value}" for name, value in result["machine"].items())
+        + ".",
+        "",
+        f"One by one, in process: {result['one_by_one_characters_per_s']:,.0f} characters/s.",
         "",
         "| texts at once | limit, characters/s | in process | of the limit | times one by one |",
         "|---|---|---|---|---|",
@@ -213,16 +230,20 @@ def table(result: dict[str, Any], workers: list[int]) -> str:
     if workers:
         lines += [
             "",
-            "| texts at once | workers | over HTTP, characters/s | of the limit | times one by one "
+            "Over HTTP, as events of `generate_stream`; server and reader share the cores. One by one over HTTP: "
+            f"{result['one_by_one_over_http_characters_per_s']:,.0f} characters/s.",
+            "",
+            "| texts at once | workers | characters/s | of the limit | times one by one in process | ... over HTTP "
             "| first token, p95 (bare steps) | between tokens, p99 (bare steps) |",
-            "|---|---|---|---|---|---|---|",
+            "|---|---|---|---|---|---|---|---|",
         ]
     for streams, entry in result["streams"].items():
         for count in workers:
             http = entry[f"http_{count}_workers"]
             lines.append(
                 f"| {streams} | {count} | {http['characters_per_s']:,.0f} | {http['of_limit']:.0%} "
-                f"| {http['times_one_by_one']:.1f} | {http['first_token_p95_steps']:.0f} "
+                f"| {http['times_one_by_one']:.1f} | {http['times_one_by_one_over_http']:.1f} "
+                f"| {http['first_token_p95_steps']:.0f} "
                 f"| {http['between_tokens_p99_steps']:.0f} |"
             )
     return "\n".join(lines)
