@@ -16,6 +16,7 @@ from service.tasks.base import TaskLimits
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHAKESPEARE = ROOT / "models" / "shakespeare"
 SHOE = ROOT / "docs" / "examples" / "shoe.png"
 
 
@@ -30,8 +31,8 @@ def test_the_answer_in_the_readme_is_the_answer_of_the_bundle_that_ships() -> No
 def test_the_texts_in_the_readme_are_those_of_the_bundle_that_ships() -> None:
     shown = re.findall(r"localhost:8000/(predict/shakespeare|v1/completions) \\\n +-d '(\{.*\})'\n(.*)\n", README)
     assert [path for path, _, _ in shown] == ["predict/shakespeare", "v1/completions"]
-    if not (ROOT / "models" / "shakespeare").is_dir():
-        pytest.skip("models/shakespeare is not there: it comes with make export TASK=text_generation")
+    if not SHAKESPEARE.is_dir():
+        pytest.skip(f"{SHAKESPEARE} is not there: it comes with make export TASK=text_generation")
     folder = next(one for one in scan(ROOT / "models") if one.name == "shakespeare")
     options = LoadOptions(("CPUExecutionProvider",), threads=1, max_batch_rows=1, limits=TaskLimits(max_pixels=1))
     bundle = load_bundle(folder, options)
@@ -50,14 +51,23 @@ def test_the_texts_in_the_readme_are_those_of_the_bundle_that_ships() -> None:
             assert told["usage"] == used
 
 
+def measured(model: str, metric: str, split: str) -> float:
+    """What the manifest of a bundle says of its default variant."""
+    manifest = json.loads((ROOT / "models" / model / "1" / "manifest.json").read_bytes())
+    wanted = (metric, split, manifest["default_variant"])
+    figures = {(one["metric"], one["split"], one["variant"]): one["value"] for one in manifest["quality"]}
+    value: float = figures[wanted]
+    return value
+
+
 def test_the_accuracy_in_the_readme_is_the_manifests() -> None:
-    manifest = json.loads((ROOT / "models" / "fashion-classifier" / "1" / "manifest.json").read_bytes())
-    measured = next(
-        figure["value"]
-        for figure in manifest["quality"]
-        if (figure["metric"], figure["split"], figure["variant"]) == ("accuracy", "test", manifest["default_variant"])
-    )
-    assert f"| {100 * measured:.2f} % |" in README
+    assert f"| {100 * measured('fashion-classifier', 'accuracy', 'test'):.2f} % |" in README
+
+
+def test_the_loss_in_the_readme_is_the_manifests() -> None:
+    if not SHAKESPEARE.is_dir():
+        pytest.skip(f"{SHAKESPEARE} is not there: it comes with make export TASK=text_generation")
+    assert f"| {measured('shakespeare', 'loss_nats', 'validation'):.4f} nats |" in README
 
 
 def test_the_picture_in_the_readme_is_what_its_script_draws(tmp_path: Path) -> None:
