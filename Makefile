@@ -57,7 +57,7 @@ loadtest: $(LOADTEST)/.ready ## put load on a running server: loadtests/SCENARIO
 	$(LOADTEST)/locust --headless --locustfile loadtests/$(SCENARIO).py $(ARGS)
 
 bench-text: $(SERVE)/.ready ## measure text generation beside the raw limit of its graph
-	$(SERVE)/python loadtests/bench_text.py $(ARGS)
+	$(SERVE)/python loadtests/bench_text.py --output loadtests/results $(ARGS)
 
 image: ## build the container image inferd
 	@test -f Dockerfile || { echo "make image: there is no Dockerfile here yet; it comes with the container image" >&2; exit 1; }
