@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 import subprocess
 import sys
@@ -28,11 +29,13 @@ def test_the_answer_in_the_readme_is_the_answer_of_the_bundle_that_ships() -> No
     assert shown == [{"label": one["label"], "score": pytest.approx(one["score"], abs=1e-3)} for one in answer]
 
 
+@pytest.mark.skipif(
+    platform.machine().lower() not in {"x86_64", "amd64"},
+    reason="other processors may round otherwise, and a text that is drawn may then go another way",
+)
 def test_the_texts_in_the_readme_are_those_of_the_bundle_that_ships() -> None:
     shown = re.findall(r"localhost:8000/(predict/shakespeare|v1/completions) \\\n +-d '(\{.*\})'\n(.*)\n", README)
     assert [path for path, _, _ in shown] == ["predict/shakespeare", "v1/completions"]
-    if not SHAKESPEARE.is_dir():
-        pytest.skip(f"{SHAKESPEARE} is not there: it comes with make export TASK=text_generation")
     folder = next(one for one in scan(ROOT / "models") if one.name == "shakespeare")
     options = LoadOptions(("CPUExecutionProvider",), threads=1, max_batch_rows=1, limits=TaskLimits(max_pixels=1))
     bundle = load_bundle(folder, options)
@@ -65,8 +68,6 @@ def test_the_accuracy_in_the_readme_is_the_manifests() -> None:
 
 
 def test_the_loss_in_the_readme_is_the_manifests() -> None:
-    if not SHAKESPEARE.is_dir():
-        pytest.skip(f"{SHAKESPEARE} is not there: it comes with make export TASK=text_generation")
     assert f"| {measured('shakespeare', 'loss_nats', 'validation'):.4f} nats |" in README
 
 
