@@ -49,9 +49,14 @@ from training.text_generation.evaluate import (
 )
 from training.text_generation.graph import LOGITS, NEXT_STATE, STATE, STEP, TOKEN, round_to_half, step_graph
 from training.text_generation.model import CharacterLSTM
-from training.text_generation.train import Config
+from training.text_generation.train import WATCHED_CHARACTERS, Config
 
 logger = logging.getLogger(__name__)
+
+_LEARNING_CURVE = (
+    f"Learning curve: while it trains, loss is watched on the first {WATCHED_CHARACTERS:,} characters of the "
+    "validation part; the table has all of it"
+)
 
 VOCABULARY_FILE = "vocab.json"
 FILES = {"fp32": "step.onnx", "int8": "step.int8.onnx"}
@@ -156,7 +161,7 @@ def export(config: Config, folder: Path) -> None:
         card = render_card(
             manifest,
             name=asked.name,
-            pictures={"Learning curve": "history.png"},
+            pictures={_LEARNING_CURVE: "history.png"},
             tables={
                 "Variants": _variants(bundle, measured),
                 "Samples": _samples(StepModel(bundle / FILES[default]), text, config.seed),

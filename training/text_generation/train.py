@@ -21,6 +21,8 @@ from training.text_generation.data import Chunk, DataConfig, Text, chunks_per_ep
 from training.text_generation.model import CharacterLSTM, ModelConfig, State
 
 _WATCHED_STREAMS, _WATCHED_STEPS, _WARM_UP_STEPS = 32, 1024, 256
+WATCHED_CHARACTERS = _WATCHED_STREAMS * _WATCHED_STEPS
+"""Of the validation part, from its beginning: what a training is watched by."""
 
 
 class TrainConfig(ConfigModel):
@@ -145,7 +147,7 @@ def watched_loss(network: nn.Module, text: Text) -> float:
     """
     network.eval()
     device = next(network.parameters()).device
-    tokens = text.validation[: _WATCHED_STREAMS * _WATCHED_STEPS]
+    tokens = text.validation[:WATCHED_CHARACTERS]
     streams = max(1, len(tokens) // _WATCHED_STEPS)
     length = len(tokens) // streams
     before = torch.cat([torch.full((_WARM_UP_STEPS + 1,), text.start), tokens])

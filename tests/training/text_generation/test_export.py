@@ -122,7 +122,8 @@ def test_the_card_gives_figures_the_learning_curve_and_samples(exported: Project
     card = (exported.bundle / "README.md").read_text(encoding="utf-8")
     for one in manifest.quality:
         assert f"| {one.metric} | {one.value:.4f} | validation | 425 | {one.variant} | 4 |" in card
-    assert "![Learning curve](history.png)" in card
+    assert "![Learning curve: " in card
+    assert "](history.png)" in card
     for temperature in (0.5, 0.8, 1.0):
         assert f"Temperature {temperature}:\n\n```text\n" in card
     assert card.count("```") == 6
