@@ -76,8 +76,14 @@ class _LoadedClient(TestClient):
 
 async def loaded(app: FastAPI) -> None:
     """Wait until every model of a started app is ready or refused."""
-    entries = app.state.repository.entries
-    while any(entry.state == "LOADING" for entry in entries()):  # noqa: ASYNC110 - loading tells nobody when it ends
+    repository = app.state.repository
+
+    def is_loading() -> bool:
+        entries = repository.entries()
+        # Where there are no models, nothing but readiness tells that this is known.
+        return any(entry.state == "LOADING" for entry in entries) or not (entries or repository.is_ready)
+
+    while is_loading():  # noqa: ASYNC110 - loading tells nobody when it ends
         await asyncio.sleep(0.001)
 
 
