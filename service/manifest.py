@@ -6,7 +6,8 @@ where it comes from. The folder gives the name and the version; the manifest doe
 
 Models are frozen and refuse unknown keys. `schema_version` is looked at before anything else. Version 2 added models
 that are served as their graph (task `tensors`), of which less is known; of all others it asks what version 1 asked.
-Version 3 added graphs that are run once a token (`step`) and text that is read character by character.
+Version 3 added graphs that are run once a token (`step`) and text that is read character by character; version 4 steps
+that pick their candidates and look at a context, tokenizers, and translation.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 
 from service.errors import BundleRefused
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.npz"
 MODEL_FILE = "model.onnx"
@@ -66,6 +67,7 @@ FileName = Annotated[str, AfterValidator(_inside_the_folder)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Positive = Annotated[int, Field(ge=1)]
 Size = Annotated[int, Field(ge=0)]
+Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
 
 
 class _Contract(BaseModel):
@@ -109,20 +111,50 @@ class StatePair(_Contract):
     output: str
 
 
+class Candidates(_Contract):
+    """Outputs of a graph that picks the likeliest next tokens of each sequence itself, the best first.
+
+    Attributes:
+        tokens: INT64 (batch, candidates).
+        logprobs: natural logarithms of their probabilities, FP32 (batch, candidates).
+    """
+
+    tokens: str
+    logprobs: str
+
+
 class Step(_Contract):
     """What the tensors of a graph mean that is run once a token.
 
     Attributes:
         token: the input, INT64 (batch,): the last token of each sequence.
-        logits: the output, FP32 (batch, vocabulary): of each sequence's next token.
+        logits: the output, FP32 (batch, vocabulary): of each sequence's next token. There are either these,
+        candidates: or these.
         states: what is carried from step to step, FP32, batch axis first.
-        context: inputs that stay as they are for as long as a sequence lives.
+        context: inputs that stay as they are for as long as a sequence lives. An axis of theirs that is symbolic, and
+            is not the batch's, may be longer than a sequence needs, and is then filled up with zeros.
+        attention: the output, FP32 (batch, the context's length), if there is one: how much each sequence looked at
+            each place of its context.
     """
 
     token: str
-    logits: str
+    logits: str | None = None
+    candidates: Candidates | None = None
     states: tuple[StatePair, ...] = Field(min_length=1)
     context: tuple[str, ...] = ()
+    attention: str | None = None
+
+    @model_validator(mode="after")
+    def _one_kind_of_answer(self) -> Self:
+        if (self.logits is None) == (self.candidates is None):
+            raise ValueError("a step answers either logits or candidates")
+        return self
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The outputs that are no states."""
+        picked = (self.candidates.tokens, self.candidates.logprobs) if self.candidates else ()
+        return tuple(name for name in (self.logits, *picked, self.attention) if name is not None)
 
 
 class Graph(_Contract):
@@ -138,7 +170,7 @@ class Graph(_Contract):
         if self.step:
             states = self.step.states
             named = sorted([self.step.token, *self.step.context, *(pair.input for pair in states)])
-            answered = sorted([self.step.logits, *(pair.output for pair in states)])
+            answered = sorted([*self.step.answers, *(pair.output for pair in states)])
             for kind, found, tensors in (("inputs", named, self.inputs), ("outputs", answered, self.outputs)):
                 if found != (expected := sorted(tensor.name for tensor in tensors)):
                     raise ValueError(f"step names the {kind} {found}, and the graph has {expected}")
@@ -223,20 +255,52 @@ class CharacterPreprocessing(_Contract):
     replacements: Annotated[dict[str, str], AfterValidator(_single_characters)] = {}
 
 
-def _kind_of(preprocessing: object) -> object:
-    """What kind of preprocessing this is; `image` where it does not say, as version 1 knew no other."""
-    if isinstance(preprocessing, dict):
-        return preprocessing.get("kind", "image")
-    return getattr(preprocessing, "kind", None)
+class TokenizerPreprocessing(_Contract):
+    """From a sentence to the inputs of a graph that reads all of it: tokens (N, length) and their numbers (N,), INT64.
+
+    Attributes:
+        input: the graph's input of tokens, the end token among them.
+        lengths: the graph's input that says how many of them are the sentence's.
+        tokenizer: a file in the format of Hugging Face's library `tokenizers`.
+        start: the token with which an answer begins.
+        end: the token with which a sentence and its answer end.
+        padding: the token that fills a sentence up.
+        sizes: to the smallest of these that is enough, in tokens. Nothing is longer than the largest.
+    """
+
+    kind: Literal["tokenizer"] = "tokenizer"
+    input: str
+    lengths: str
+    tokenizer: FileName = "tokenizer.json"
+    start: Size
+    end: Size
+    padding: Size
+    sizes: tuple[Annotated[int, Field(ge=2, le=4096)], ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if list(self.sizes) != sorted(set(self.sizes)):
+            raise ValueError("sizes must rise")
+        return self
+
+
+def _discriminator(default: str, *kinds: str) -> Discriminator:
+    """By `kind`; `default` where it does not say, as version 1 knew no other."""
+
+    def kind_of(given: object) -> object:
+        if isinstance(given, dict):
+            return given.get("kind", default)
+        return getattr(given, "kind", None)
+
+    allowed = " or ".join(map(repr, kinds))
+    return Discriminator(kind_of, custom_error_type="kind", custom_error_message=f"kind must be {allowed}")
 
 
 Preprocessing = Annotated[
-    Annotated[ImagePreprocessing, Tag("image")] | Annotated[CharacterPreprocessing, Tag("characters")],
-    Discriminator(
-        _kind_of,
-        custom_error_type="kind",
-        custom_error_message="kind must be 'image' or 'characters'",
-    ),
+    Annotated[ImagePreprocessing, Tag("image")]
+    | Annotated[CharacterPreprocessing, Tag("characters")]
+    | Annotated[TokenizerPreprocessing, Tag("tokenizer")],
+    _discriminator("image", "image", "characters", "tokenizer"),
 ]
 
 
@@ -253,6 +317,34 @@ class ClassificationPostprocessing(_Contract):
     output: str
     activation: Literal["softmax", "sigmoid", "none"]
     labels: FileName
+
+
+class TranslationPostprocessing(_Contract):
+    """How a translation is searched for and put together.
+
+    Attributes:
+        source: the language that is read, as ISO 639 has it.
+        target: the language that is written.
+        beams: beginnings that are kept unless the request says otherwise; 1 takes the likeliest token after token.
+        length_penalty: the exponent of Wu et al. 2016 (arXiv:1609.08144, section 7), 0 for none.
+        length_factor: a translation is cut off after so many tokens for each of its sentence's, without end tokens,
+        length_offset: and so many more.
+    """
+
+    kind: Literal["translation"] = "translation"
+    source: Language
+    target: Language
+    beams: Annotated[int, Field(ge=1, le=64)] = 5
+    length_penalty: Annotated[float, Field(ge=0, le=10)] = 1.0
+    length_factor: Annotated[float, Field(ge=0, le=100)] = 2.0
+    length_offset: Annotated[int, Field(ge=1, le=10_000)] = 10
+
+
+Postprocessing = Annotated[
+    Annotated[ClassificationPostprocessing, Tag("classification")]
+    | Annotated[TranslationPostprocessing, Tag("translation")],
+    _discriminator("classification", "classification", "translation"),
+]
 
 
 class Batching(_Contract):
@@ -328,7 +420,7 @@ class Manifest(_Contract):
         licence: of a model that was not, where its owner said.
     """
 
-    schema_version: Literal[1, 2, 3]
+    schema_version: Literal[1, 2, 3, 4]
     title: str
     description: str
     task: Annotated[str, Field(pattern=r"^[a-z]+(-[a-z]+)*$")]
@@ -338,7 +430,7 @@ class Manifest(_Contract):
     default_variant: str
     golden: FileName | None = GOLDEN_FILE
     preprocessing: Preprocessing | None = None
-    postprocessing: ClassificationPostprocessing | None = None
+    postprocessing: Postprocessing | None = None
     batching: Batching = Batching()
     quality: tuple[Quality, ...]
     provenance: Provenance | None = None
@@ -351,13 +443,17 @@ class Manifest(_Contract):
         graphs = [graph for variant in self.variants.values() for graph in variant.graphs.values()]
         used = {graph.file for graph in graphs}
         used |= {self.golden} if self.golden else set()
-        used |= {self.postprocessing.labels} if self.postprocessing else set()
-        characters = self.preprocessing if isinstance(self.preprocessing, CharacterPreprocessing) else None
-        used |= {characters.vocabulary} if characters else set()
+        if isinstance(self.postprocessing, ClassificationPostprocessing):
+            used.add(self.postprocessing.labels)
+        if isinstance(self.preprocessing, CharacterPreprocessing):
+            used.add(self.preprocessing.vocabulary)
+        if isinstance(self.preprocessing, TokenizerPreprocessing):
+            used.add(self.preprocessing.tokenizer)
         if unlisted := sorted(used - set(self.files)):
             raise ValueError(f"files has no entry for {', '.join(unlisted)}")
-        if self.schema_version < 3 and (characters or self.is_stepped):
-            raise ValueError("steps and characters came with schema_version 3")
+        for kind, since in _since(self):
+            if self.schema_version < since:
+                raise ValueError(f"{kind} came with schema_version {since}")
         if self.schema_version == 1 or self.task != TENSORS:
             if problem := next(_missing_from_a_trained_model(self), None):
                 raise ValueError(problem)
@@ -374,6 +470,19 @@ class Manifest(_Contract):
     def is_stepped(self) -> bool:
         """Whether answers are made token by token."""
         return any(graph.step for variant in self.variants.values() for graph in variant.graphs.values())
+
+
+def _since(manifest: Manifest) -> Iterator[tuple[str, int]]:
+    """What the manifest has that the first version did not know, and the version that it came with."""
+    steps = [graph.step for variant in manifest.variants.values() for graph in variant.graphs.values() if graph.step]
+    if steps or isinstance(manifest.preprocessing, CharacterPreprocessing):
+        yield "steps and characters", 3
+    if any(step.candidates or step.attention for step in steps):
+        yield "candidates and attention", 4
+    if isinstance(manifest.preprocessing, TokenizerPreprocessing):
+        yield "tokenizers", 4
+    if isinstance(manifest.postprocessing, TranslationPostprocessing):
+        yield "translation", 4
 
 
 def _missing_from_a_trained_model(manifest: Manifest) -> Iterator[str]:
@@ -430,8 +539,8 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _place(keys: Sequence[str | int]) -> str:
-    """Where something is wrong, in the keys of the file: pydantic puts the kind of a preprocessing between them."""
-    if keys[:1] == ("preprocessing",):
+    """Where something is wrong, in the keys of the file: pydantic puts the kind of a processing between them."""
+    if keys[:1] in (("preprocessing",), ("postprocessing",)):
         keys = (*keys[:1], *keys[2:])
     return ".".join(map(str, keys)) or "manifest"
 

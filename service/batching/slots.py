@@ -51,8 +51,9 @@ class Slots:
         capacity: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if graph.step is None:
+        if graph.step is None or graph.step.logits is None:
             raise ValueError(f"{graph.file} is no graph that is run once a token")
+        self._logits = graph.step.logits
         inputs = {tensor.name: tensor for tensor in graph.inputs}
         self.capacity = capacity
         self.runs = Runs()
@@ -112,7 +113,7 @@ class Slots:
         rows = len(self._rows)
         if wrong := misfit(outputs, rows):
             raise RuntimeFailure(f"the model is at fault: output {wrong}")
-        scores = outputs[self._names.logits]
+        scores = outputs[self._logits]
         seconds = self._clock() - started
         self._states = {pair.input: outputs[pair.output] for pair in self._names.states}
         news: list[Group] = []

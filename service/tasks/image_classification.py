@@ -64,7 +64,9 @@ class ImageClassification:
     graph = "model"
 
     def __init__(self, folder: Path, manifest: Manifest, limits: TaskLimits) -> None:
-        if not isinstance(manifest.preprocessing, ImagePreprocessing) or not manifest.postprocessing:
+        if not isinstance(manifest.preprocessing, ImagePreprocessing) or not isinstance(
+            manifest.postprocessing, ClassificationPostprocessing
+        ):
             raise BundleRefused(
                 "manifest.json", f"task {manifest.task!r} needs a preprocessing of images and a postprocessing"
             )

@@ -315,6 +315,8 @@ def _check_graphs(manifest: Manifest, size: int, vocabulary: str) -> None:
         for graph in variant.graphs.values():
             if graph.step is None:
                 raise BundleRefused("manifest.json", f"{graph.file} has no step, which task {manifest.task!r} needs")
+            if graph.step.logits is None:
+                raise BundleRefused("manifest.json", f"{graph.file} has no logits, which task {manifest.task!r} needs")
             if graph.step.context:
                 raise BundleRefused("manifest.json", f"{graph.file} has a context, and nothing here makes one")
             inputs, outputs = ({one.name: one for one in tensors} for tensors in (graph.inputs, graph.outputs))

@@ -99,7 +99,7 @@ def test_a_manifest_does_not_change_once_it_is_read(tmp_path: Path) -> None:
         manifest.preprocessing.invert = False  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("version", [4, 5, 1000])
+@pytest.mark.parametrize("version", [5, 6, 1000])
 def test_a_newer_manifest_is_told_as_such_whatever_else_it_says(tmp_path: Path, version: int) -> None:
     newer = {"schema_version": version, "task": 7, "what_nobody_knows_yet": {}}
     assert "made by a newer inferd" in refusal(tmp_path, newer)

@@ -38,6 +38,8 @@ REFUSED_OTHERWISE: set[Keys] = {
     (*FP32, "step"),  # then it is no model that goes without a postprocessing, or it is
     (*INT8, "step"),
     (*FP32, "step", "context"),  # then the graph has an input more than the step
+    (*FP32, "step", "logits"),  # then it has no answer, or it is candidates
+    (*INT8, "step", "logits"),
 }
 NAMES = {"replacements"}
 """Objects whose keys are no words of the contract."""
