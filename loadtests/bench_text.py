@@ -35,10 +35,10 @@ import onnxruntime
 
 from service.batching.policy import LatencyProfile, Limits
 from service.batching.sampling import Sampling, key_of
-from service.batching.sequences import Continuation, Group
-from service.batching.slots import Slots
+from service.batching.sequences import Continuation, SampledGroup
 from service.batching.stepper import Stepper
 from service.repository.bundle import Bundle, LoadOptions, load_bundle
+from service.repository.generation import text_slots
 from service.repository.scan import scan
 from service.settings import Settings
 
@@ -114,7 +114,7 @@ def bare_steps(bundle: Bundle, rows: int, seconds: float) -> float:
 async def in_process(bundle: Bundle, prompt: list[int], streams: int, slots: int, seconds: float) -> float:
     """Characters a second of the engine, with `streams` readers that begin anew when a text ends."""
     stepper = Stepper(
-        Slots(bundle.session.run, bundle.session.graph, capacity=slots),
+        text_slots(bundle.session.run, bundle.session.graph, capacity=slots),
         profile=LatencyProfile(((1, 0.0001),)),
         limits=Limits(slots, max(slots, streams) + 1, 1000.0),
         name="bench",
@@ -128,7 +128,7 @@ async def in_process(bundle: Bundle, prompt: list[int], streams: int, slots: int
             seed += streams
             changed = asyncio.Event()
             sequence = Continuation(key_of(seed, 0, 0), Sampling(), limit=LENGTH)
-            group = Group(prompt, [sequence], changed=changed, streamed=True)
+            group = SampledGroup(prompt, [sequence], changed=changed, streamed=True)
             stepper.submit(group)
             while not group.done:
                 await changed.wait()

@@ -1,22 +1,24 @@
-"""What a stepper works on: sequences that grow token by token, in groups that share a prompt.
+"""Texts that grow: sequences whose tokens are drawn, in groups that follow one prompt.
 
-They belong to the stepper's thread while they live. The event loop may read them at any time: lists only grow, and a
-token comes after all that belongs to it: its scores, and if it is the last, why and what the group took. `done` is set
-last.
+The event loop may read them while they grow: lists only get longer, and a token comes after all that belongs to it: its
+scores, and if it is the last, why and what the group took.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batching.sampling import Past, Sampling
-from service.errors import InferdError
+from service.batching.groups import Group
+from service.batching.sampling import Past, Sampler, Sampling, log_softmax
+from service.batching.strategy import Growth, Row
+from service.manifest import Step
+from service.tensors import Arrays
 
 Finish = Literal["length", "stop"]
 """Why a sequence ended: it is as long as it may be, or it has reached what it should stop at."""
@@ -38,31 +40,6 @@ def likeliest(logprobs: NDArray[np.float64], count: int) -> tuple[tuple[int, flo
     """The `count` likeliest tokens of a place with their log-probabilities (tokens,), the best first."""
     best = np.argsort(-logprobs, kind="stable")[:count]
     return tuple(zip(best.tolist(), logprobs[best].tolist(), strict=True))
-
-
-class Runs(msgspec.Struct, frozen=True):
-    """Some runs of a step graph, added up.
-
-    Attributes:
-        count: how many.
-        rows: of all of them.
-        tokens: that came of them.
-        seconds: that they took.
-    """
-
-    count: int = 0
-    rows: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-
-    def since(self, earlier: Runs) -> Runs:
-        """Those that came after `earlier`."""
-        return Runs(
-            self.count - earlier.count,
-            self.rows - earlier.rows,
-            self.tokens - earlier.tokens,
-            self.seconds - earlier.seconds,
-        )
 
 
 class Continuation:
@@ -112,50 +89,21 @@ class Continuation:
         return count, self.finish if count == self._length else None
 
 
-class Group:
-    """Sequences that follow one prompt: it is read once, in one slot, and then each of them has a slot.
+class SampledGroup(Group):
+    """Sequences that follow one prompt, each by random numbers of its own.
 
     Args:
         prompt: token ids, at least one.
         sequences: at least one.
-        changed: set in the event loop when there is something new to read. Groups may share it.
-        streamed: whether each token is news; else only the end is.
+        changed: as of any `Group`; so are the others that are not named here.
         top_scores: so many of the likeliest tokens go with each token's own score; None = no scores at all.
         scores_prompt: whether the prompt's tokens get scores too, as if they had been generated.
-        deadline: when it becomes worthless, on the stepper's clock.
 
     Attributes:
         prompt_scores: of the prompt's tokens but the first, which nothing predicts.
-        fed: how much of the prompt was read.
-        enqueued_at: when the stepper took it in, on its clock.
-        joined_at: when it got its slots.
-        first_token_at: when its first token was there; None as long as it is not.
-        ended_at: when the last sequence ended.
-        left: how many sequences go on.
-        runs: the runs that it was part of: at first those before it, from its end on its own.
-        error: what it failed with.
-        done: whether nothing will change any more.
     """
 
-    __slots__ = (
-        "changed",
-        "deadline",
-        "done",
-        "ended_at",
-        "enqueued_at",
-        "error",
-        "fed",
-        "first_token_at",
-        "joined_at",
-        "left",
-        "prompt",
-        "prompt_scores",
-        "runs",
-        "scores_prompt",
-        "sequences",
-        "streamed",
-        "top_scores",
-    )
+    __slots__ = ("prompt_scores", "scores_prompt", "sequences", "top_scores")
 
     def __init__(
         self,
@@ -164,36 +112,102 @@ class Group:
         *,
         changed: asyncio.Event,
         streamed: bool = False,
+        deadline: float | None = None,
         top_scores: int | None = None,
         scores_prompt: bool = False,
-        deadline: float | None = None,
     ) -> None:
-        self.prompt = prompt
+        left = sum(one.finish is None for one in sequences)
+        super().__init__(prompt, left=left, changed=changed, streamed=streamed, deadline=deadline)
         self.sequences = sequences
-        self.changed = changed
-        self.streamed = streamed
         self.top_scores = top_scores
         self.scores_prompt = scores_prompt
-        self.deadline = deadline
         self.prompt_scores: list[TokenScores] = []
-        self.fed = 0
-        self.left = sum(one.finish is None for one in sequences)
-        self.enqueued_at = self.joined_at = self.ended_at = 0.0
-        self.first_token_at: float | None = None
-        self.runs = Runs()
-        self.error: InferdError | None = None
-        self.done = False
 
     @property
     def width(self) -> int:
-        """How many slots it takes."""
+        """See `Group`."""
         return len(self.sequences)
 
     @property
     def row_steps_left(self) -> int:
-        """How many row-steps it may take at most from now on."""
+        """See `Group`."""
         return len(self.prompt) - self.fed + sum(one.limit - len(one.tokens) for one in self.sequences)
 
     def past(self, sequence: Continuation) -> Past:
         """What the sampler has to know of one of the sequences."""
         return Past(sequence.key, sequence.sampling, self.prompt, sequence.tokens)
+
+
+class SamplingStrategy:
+    """Has every sequence go on by itself, with a token that is drawn by the graph's logits.
+
+    Args:
+        step: of the graph.
+
+    Raises:
+        ValueError: it has no logits.
+    """
+
+    def __init__(self, step: Step) -> None:
+        if step.logits is None:
+            raise ValueError("tokens can't be drawn without logits")
+        self.scores = step.logits
+        self._sampler = Sampler()
+        self.seat(())
+
+    def seat(self, rows: Sequence[Row]) -> None:
+        """See `Strategy`."""
+        self._rows = cast("Sequence[tuple[SampledGroup, Continuation | None]]", rows)
+        self._scored = any(group.top_scores is not None for group, _ in self._rows)
+        self._sampler.arrange([group.past(one) if one else None for group, one in self._rows])
+
+    def read(self, group: Group, answers: Arrays, place: int) -> None:
+        """See `Strategy`: score the prompt's next token, where that is wanted."""
+        assert isinstance(group, SampledGroup)  # noqa: S101 - nobody else is given this strategy
+        if group.scores_prompt and group.fed < len(group.prompt):
+            logprobs = log_softmax(answers[self.scores][place : place + 1])[0]
+            logprob = float(logprobs[group.prompt[group.fed]])
+            group.prompt_scores.append(TokenScores(logprob, likeliest(logprobs, group.top_scores or 0)))
+
+    def begin(self, group: Group) -> Sequence[Continuation]:
+        """See `Strategy`."""
+        return [one for one in cast(SampledGroup, group).sequences if one.finish is None]
+
+    def grow(self, answers: Arrays, finish: Callable[[Group], None], clock: Callable[[], float]) -> Growth:
+        """See `Strategy`: choose a token for each sequence; let those go that end with it."""
+        scores = answers[self.scores]
+        tokens = self._sampler.choose(scores)
+        scored = self._score(scores, tokens) if self._scored else None
+        news: list[Group] = []
+        ended = False
+        for place, ((group, sequence), token) in enumerate(zip(self._rows, tokens.tolist(), strict=True)):
+            if sequence is None:
+                continue
+            if scored is not None and group.top_scores is not None:
+                sequence.scores.append(scored[place])
+            if group.first_token_at is None:
+                group.first_token_at = clock()
+                news.append(group)
+            if sequence.ends_with(token):
+                ended = True
+                group.left -= 1
+                if not group.left:
+                    finish(group)
+                    if news[-1:] != [group]:
+                        news.append(group)
+            sequence.tokens.append(token)
+        if not ended:
+            return Growth(tokens, None, None, news)
+        stay = [place for place, (_, one) in enumerate(self._rows) if one is None or one.finish is None]
+        places = np.array(stay, np.intp)
+        return Growth(tokens[places], places, [Row(*self._rows[place]) for place in stay], news)
+
+    def _score(self, scores: NDArray[np.float32], tokens: NDArray[np.int64]) -> list[TokenScores]:
+        """How likely each row's token was, with the likeliest others where somebody wants to know."""
+        logprobs = log_softmax(scores)
+        return [
+            TokenScores(logprob, likeliest(logprobs[place], group.top_scores) if group.top_scores else ())
+            for place, ((group, _), logprob) in enumerate(
+                zip(self._rows, logprobs[np.arange(len(tokens)), tokens].tolist(), strict=True)
+            )
+        ]

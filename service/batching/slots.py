@@ -1,33 +1,28 @@
 """The slots of a step graph: which sequences live, their states, and one run a step for all of them.
 
 This is the synchronous half of continuous batching; `stepper` gives it a thread. Sequences join and leave between
-steps. A prompt rides in a slot like everything else, one token a step: however long it is, it never holds others up by
-more than its row, and there is no second way of computing that could give other bits. Once it is read, its state is
-copied to a slot for each sequence of its group.
+steps. How they go on is a strategy's business: the slots move states and contexts to where it wants them. A prompt
+rides in a slot like everything else, one token a step: however long it is, it never holds others up by more than its
+row, and there is no second way of computing that could give other bits. Once it is read, its state is copied to a slot
+for each sequence of its group.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.batching.arrays import misfit
-from service.batching.sampling import Sampler, log_softmax
-from service.batching.sequences import Continuation, Group, Runs, TokenScores, likeliest
+from service.batching.contexts import Contexts
+from service.batching.groups import Group, Runs
+from service.batching.strategy import Row, Strategy
 from service.errors import RuntimeFailure
 from service.manifest import Graph, Tensor
 from service.tensors import DTYPES, Arrays
-
-
-class _Row(NamedTuple):
-    """Who has a slot: a sequence, or a group whose prompt is still read."""
-
-    group: Group
-    sequence: Continuation | None
 
 
 class Slots:
@@ -36,6 +31,7 @@ class Slots:
     Args:
         run: the graph: arrays in, arrays out.
         graph: its tensors, and what they mean.
+        strategy: how sequences go on; nobody else uses it.
         capacity: how many slots there are.
         clock: for measurements.
 
@@ -47,32 +43,29 @@ class Slots:
         self,
         run: Callable[[Arrays], Arrays],
         graph: Graph,
+        strategy: Strategy,
         *,
         capacity: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if graph.step is None or graph.step.logits is None:
+        if graph.step is None:
             raise ValueError(f"{graph.file} is no graph that is run once a token")
-        self._logits = graph.step.logits
         inputs = {tensor.name: tensor for tensor in graph.inputs}
         self.capacity = capacity
         self.runs = Runs()
         self._run = run
-        self._names = graph.step
+        self._step = graph.step
+        self._strategy = strategy
         self._clock = clock
         self._empty: Arrays = {pair.input: _no_rows(inputs[pair.input]) for pair in graph.step.states}
-        self._sampler = Sampler()
-        self._held = 0
+        self._contexts = Contexts(graph)
         self.clear()
 
     def clear(self) -> None:
         """Drop everything."""
-        self._rows: list[_Row] = []
-        self._held = 0  # slots, those included that a group will need once its prompt is read
-        self._reading = 0  # prompts
         self._states: Arrays = self._empty
         self._tokens = np.zeros(0, np.int64)
-        self._sampler.arrange(())
+        self._seat([], [])
 
     @property
     def live(self) -> int:
@@ -89,16 +82,14 @@ class Slots:
         for group in groups:
             group.runs = self.runs
             group.fed = 1
-            self._held += max(1, group.left)
-        self._reading += len(groups)
-        rows = [*self._rows, *(_Row(group, None) for group in groups)]
-        first = np.array([group.prompt[0] for group in groups], np.int64)
         self._states = {
-            name: np.concatenate([state, np.zeros((len(groups), *state.shape[1:]), state.dtype)])
+            name: np.concatenate([state, *(_first_state(group, name, state) for group in groups)])
             for name, state in self._states.items()
         }
+        first = np.array([group.prompt[0] for group in groups], np.int64)
         self._tokens = np.concatenate([self._tokens, first])
-        self._seat(rows)
+        rows = [*self._rows, *(Row(group, None) for group in groups)]
+        self._seat(rows, [*range(len(self._rows)), *(-1 for _ in groups)])
 
     def step(self) -> list[Group]:
         """Run the graph once for all live sequences; return the groups whose first tokens came with it, or their end.
@@ -109,109 +100,81 @@ class Slots:
             RuntimeFailure: the run failed, and nothing has changed.
         """
         started = self._clock()
-        outputs = self._run({self._names.token: self._tokens, **self._states})
+        outputs = self._run({self._step.token: self._tokens, **self._states, **self._contexts.arrays})
         rows = len(self._rows)
         if wrong := misfit(outputs, rows):
             raise RuntimeFailure(f"the model is at fault: output {wrong}")
-        scores = outputs[self._logits]
+        answers: Arrays = {name: outputs[name] for name in self._step.answers}
         seconds = self._clock() - started
-        self._states = {pair.input: outputs[pair.output] for pair in self._names.states}
+        self._states = {pair.input: outputs[pair.output] for pair in self._step.states}
         news: list[Group] = []
-        if not np.isfinite(scores).all():
-            scores = self._drop_diverged(scores, news)
+        if not np.isfinite(answers[self._strategy.scores]).all():
+            answers = self._drop_diverged(answers, news)
         if self._reading:
-            scores = self._begin(scores, news)
+            answers = self._begin(answers, news)
         runs = self.runs
         tokens = len(self._rows) - self._reading
         self.runs = Runs(runs.count + 1, runs.rows + rows, runs.tokens + tokens, runs.seconds + seconds)
         for group in news:
             self._finish(group)
         if self._rows:
-            self._grow(scores, news)
+            self._grow(answers, news)
         return news
 
     def drop(self, groups: Collection[Group]) -> None:
         """Take `groups` out, wherever they stand."""
         self._keep([place for place, row in enumerate(self._rows) if row.group not in groups])
 
-    def _drop_diverged(self, scores: NDArray[np.float32], news: list[Group]) -> NDArray[np.float32]:
-        """Fail the groups that have scores which are no numbers; return those of the others."""
-        diverged = {self._rows[place].group: None for place in np.flatnonzero(~np.isfinite(scores).all(axis=1))}
+    def _drop_diverged(self, answers: Arrays, news: list[Group]) -> Arrays:
+        """Fail the groups that have scores which are no numbers; return the answers of the others."""
+        finite = np.isfinite(answers[self._strategy.scores]).all(axis=1)
+        diverged = {self._rows[place].group: None for place in np.flatnonzero(~finite).tolist()}
         for group in diverged:
             group.error = RuntimeFailure("the model answered with numbers that are not finite")
         kept = [place for place, row in enumerate(self._rows) if row.group not in diverged]
         self._keep(kept)
         news.extend(diverged)
-        return scores[kept]
+        return {name: answer[kept] for name, answer in answers.items()}
 
-    def _begin(self, scores: NDArray[np.float32], news: list[Group]) -> NDArray[np.float32]:
-        """Score the prompts' next tokens; where a prompt is read, give each of its sequences a slot."""
-        rows: list[_Row] = []
+    def _begin(self, answers: Arrays, news: list[Group]) -> Arrays:
+        """Give each sequence of a group whose prompt is read a slot; return the answers, each for its new row."""
+        rows: list[Row] = []
         places: list[int] = []
         for place, row in enumerate(self._rows):
             group = row.group
-            if row.sequence is not None:
+            if row.member is None:
+                self._strategy.read(group, answers, place)
+            if row.member is not None or group.fed < len(group.prompt):
                 rows.append(row)
                 places.append(place)
                 continue
-            if group.scores_prompt and group.fed < len(group.prompt):
-                logprobs = log_softmax(scores[place : place + 1])[0]
-                logprob = float(logprobs[group.prompt[group.fed]])
-                group.prompt_scores.append(TokenScores(logprob, likeliest(logprobs, group.top_scores or 0)))
-            if group.fed < len(group.prompt):
-                rows.append(row)
-                places.append(place)
-                continue
-            self._reading -= 1
-            begun = [_Row(group, one) for one in group.sequences if one.finish is None]
+            begun = [Row(group, member) for member in self._strategy.begin(group)]
             if not begun:
-                self._held -= 1
                 news.append(group)
             rows.extend(begun)
             places.extend([place] * len(begun))
-        if len(rows) != len(self._rows) or any(one is not other for one, other in zip(rows, self._rows, strict=True)):
-            scores = self._rearrange(rows, places, scores)
-        return scores
+        if len(rows) == len(self._rows) and all(one is other for one, other in zip(rows, self._rows, strict=True)):
+            return answers
+        taken = np.array(places, np.intp)
+        self._move(taken)
+        self._seat(rows, places)
+        return {name: answer[taken] for name, answer in answers.items()}
 
-    def _grow(self, scores: NDArray[np.float32], news: list[Group]) -> None:
-        """Choose a token for each sequence; let those go that end with it."""
-        tokens = self._sampler.choose(scores)
-        scored = self._score(scores, tokens) if self._scored else None
-        ended = False
-        for place, (row, token) in enumerate(zip(self._rows, tokens.tolist(), strict=True)):
-            group, sequence = row
-            if sequence is None:
-                tokens[place] = group.prompt[group.fed]
-                group.fed += 1
-                continue
-            if scored is not None and group.top_scores is not None:
-                sequence.scores.append(scored[place])
-            if group.first_token_at is None:
-                group.first_token_at = self._clock()
-                news.append(group)
-            if sequence.ends_with(token):
-                ended = True
-                group.left -= 1
-                if not group.left:
-                    self._finish(group)
-                    if news[-1:] != [group]:
-                        news.append(group)
-            sequence.tokens.append(token)
-        self._tokens = tokens
-        if ended:
-            self._keep(
-                [place for place, row in enumerate(self._rows) if row.sequence is None or row.sequence.finish is None]
-            )
-
-    def _score(self, scores: NDArray[np.float32], tokens: NDArray[np.int64]) -> list[TokenScores]:
-        """How likely each row's token was, with the likeliest others where somebody wants to know."""
-        logprobs = log_softmax(scores)
-        return [
-            TokenScores(logprob, likeliest(logprobs[place], row.group.top_scores) if row.group.top_scores else ())
-            for place, (row, logprob) in enumerate(
-                zip(self._rows, logprobs[np.arange(len(tokens)), tokens].tolist(), strict=True)
-            )
-        ]
+    def _grow(self, answers: Arrays, news: list[Group]) -> None:
+        """Choose each sequence's next token, and each prompt's; let those go that end."""
+        growth = self._strategy.grow(answers, self._finish, self._clock)
+        news.extend(growth.news)
+        if growth.places is not None:
+            self._move(growth.places)
+        if growth.rows is not None:
+            places = range(len(self._rows)) if growth.places is None else growth.places.tolist()
+            self._seat(growth.rows, places)
+        self._tokens = growth.tokens
+        if self._reading:
+            for place, (group, member) in enumerate(self._rows):
+                if member is None:
+                    self._tokens[place] = group.prompt[group.fed]
+                    group.fed += 1
 
     def _finish(self, group: Group) -> None:
         group.runs = self.runs.since(group.runs)
@@ -219,30 +182,29 @@ class Slots:
 
     def _keep(self, places: list[int]) -> None:
         """Leave only the rows at `places`, which rise."""
-        kept = [self._rows[place] for place in places]
-        stay = set(places)
-        for place, (group, sequence) in enumerate(self._rows):
-            if place not in stay:
-                self._held -= max(1, group.left) if sequence is None else 1
-                self._reading -= sequence is None
-        self._rearrange(kept, places)
+        self._move(np.array(places, np.intp))
+        self._seat([self._rows[place] for place in places], places)
 
-    def _rearrange(
-        self, rows: list[_Row], places: list[int], scores: NDArray[np.float32] | None = None
-    ) -> NDArray[Any]:
-        """Seat `rows`, each with what stands at its place now; return their scores."""
-        taken = np.array(places, np.intp)
-        self._states = {name: state[taken] for name, state in self._states.items()}
-        self._tokens = self._tokens[taken]
-        self._seat(rows)
-        return scores[taken] if scores is not None else np.empty(0)
+    def _move(self, places: NDArray[np.intp]) -> None:
+        """Have row by row the states that lie at `places` now, and the tokens."""
+        self._states = {name: state[places] for name, state in self._states.items()}
+        self._tokens = self._tokens[places]
 
-    def _seat(self, rows: list[_Row]) -> None:
+    def _seat(self, rows: Sequence[Row], places: Sequence[int]) -> None:
+        """Give `rows` the slots, each with the context that lies at its place, if it lies somewhere already."""
         self._rows = rows
-        self._scored = any(row.group.top_scores is not None for row in rows)
-        self._sampler.arrange([row.group.past(row.sequence) if row.sequence else None for row in rows])
+        self._held = sum(max(1, row.group.left) if row.member is None else 1 for row in rows)
+        self._reading = sum(row.member is None for row in rows)
+        self._contexts.seat([row.group for row in rows], places)
+        self._strategy.seat(rows)
 
 
 def _no_rows(state: Tensor) -> NDArray[Any]:
     sizes = [size for size in (state.shape or ())[1:] if isinstance(size, int)]
     return np.zeros((0, *sizes), DTYPES[state.datatype])
+
+
+def _first_state(group: Group, name: str, state: NDArray[Any]) -> NDArray[Any]:
+    """The state with which a group's prompt begins (1, ...), like the others of its name."""
+    given = group.start.get(name)
+    return np.zeros((1, *state.shape[1:]), state.dtype) if given is None else given

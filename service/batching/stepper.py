@@ -16,9 +16,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 
+from service.batching.groups import Group
 from service.batching.policy import LatencyProfile, Limits
 from service.batching.records import StepReport
-from service.batching.sequences import Group
 from service.batching.slots import Slots
 from service.errors import (
     BadInput,

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from service.batching.slots import Slots
 from service.errors import BundleRefused, Unsupported
 from service.machine import cpu_quota
 from service.manifest import Manifest, Tensor, read_manifest, verify_files
 from service.repository.bare import describe, open_bare, probe
-from service.repository.generation import grow_alone
+from service.repository.generation import grow_alone, text_slots
 from service.repository.golden import Golden, GoldenMismatch
 from service.repository.scan import BundleFolder
 from service.runtime.devices import choose_providers
@@ -82,7 +81,7 @@ class Bundle:
         folder: where it lies, with its name and version.
         manifest: its contract.
         variant: the one that serves: the default, or what took its place.
-        session: its graph, ready to run.
+        sessions: its graphs by role, ready to run.
         task: how requests become tensors and tensors answers.
         max_batch_rows: the largest batch to build.
         batched: whether requests share runs; else each runs alone, its arrays as the graph declares them.
@@ -92,11 +91,16 @@ class Bundle:
     folder: BundleFolder
     manifest: Manifest
     variant: str
-    session: OnnxSession
+    sessions: Mapping[str, OnnxSession]
     task: AnyTask
     max_batch_rows: int
     batched: bool
     example: Arrays | None
+
+    @property
+    def session(self) -> OnnxSession:
+        """The graph that batches are made for."""
+        return self.sessions[self.task.graphs[-1]]
 
     def measure_latency(self) -> tuple[tuple[int, float], ...]:
         """Time the graph by batch size: (rows, seconds). This takes about a second and blocks."""
@@ -140,7 +144,8 @@ class Bundle:
         if not isinstance(self.task, TextGeneration):
             raise Unsupported(f"{self.folder.name} continues no texts: inferd predict asks it")
         request, _ = self.task.parse(prompt, parameters)
-        return grow_alone(request, Slots(self.session.run, self.session.graph, capacity=1), self.task.characters.pieces)
+        slots = text_slots(self.session.run, self.session.graph, capacity=1)
+        return grow_alone(request, slots, self.task.characters.pieces)
 
 
 def load_bundle(folder: BundleFolder, options: LoadOptions) -> Bundle:
@@ -153,12 +158,13 @@ def load_bundle(folder: BundleFolder, options: LoadOptions) -> Bundle:
     if folder.is_bare:
         return _load_bare(folder, options)
     manifest, task, golden = _open(folder, options)
-    variant, session = _first_that_replays(folder, manifest, task.graph, golden, options)
+    variant, sessions = _first_that_replays(folder, manifest, task.graphs, golden, options)
+    session = sessions[task.graphs[-1]]
     if golden:
-        example: Arrays | str = golden.inputs(task.graph, session)
+        example: Arrays | str = golden.inputs(task.graphs[-1], session)
     else:
         example = find_example(session.run, session.graph, rows=ROWS if session.graph.batched else 1)
-    return _bundle(folder, manifest, variant, session, task, None if isinstance(example, str) else example, options)
+    return _bundle(folder, manifest, variant, sessions, task, None if isinstance(example, str) else example, options)
 
 
 def verify_bundle(folder: BundleFolder, options: LoadOptions) -> Manifest:
@@ -171,7 +177,7 @@ def verify_bundle(folder: BundleFolder, options: LoadOptions) -> Manifest:
         return _load_bare(folder, options).manifest
     manifest, task, golden = _open(folder, options)
     for name in manifest.variants:
-        _load_variant(folder, manifest, name, task.graph, golden, options)
+        _load_variant(folder, manifest, name, task.graphs, golden, options)
     return manifest
 
 
@@ -196,21 +202,22 @@ def _load_bare(folder: BundleFolder, options: LoadOptions) -> Bundle:
     session.graph = probed.graph
     manifest = describe(folder.path, session, title=folder.name)
     task = TASKS[manifest.task](folder.path, manifest, options.limits)
-    return _bundle(folder, manifest, manifest.default_variant, session, task, probed.example, options)
+    sessions = {task.graphs[-1]: session}
+    return _bundle(folder, manifest, manifest.default_variant, sessions, task, probed.example, options)
 
 
 def _bundle(
     folder: BundleFolder,
     manifest: Manifest,
     variant: str,
-    session: OnnxSession,
+    sessions: Mapping[str, OnnxSession],
     task: AnyTask,
     example: Arrays | None,
     options: LoadOptions,
 ) -> Bundle:
-    batched = session.graph.batched
+    batched = sessions[task.graphs[-1]].graph.batched
     max_rows = min(options.max_batch_rows, manifest.batching.max_batch_size) if batched else 1
-    return Bundle(folder, manifest, variant, session, task, max_rows, batched, example)
+    return Bundle(folder, manifest, variant, sessions, task, max_rows, batched, example)
 
 
 def _is_fixed(tensor: Tensor, *, batched: bool) -> bool:
@@ -229,33 +236,44 @@ def _open(folder: BundleFolder, options: LoadOptions) -> tuple[Manifest, AnyTask
 
 
 def _first_that_replays(
-    folder: BundleFolder, manifest: Manifest, graph: str, golden: Golden | None, options: LoadOptions
-) -> tuple[str, OnnxSession]:
+    folder: BundleFolder, manifest: Manifest, roles: Sequence[str], golden: Golden | None, options: LoadOptions
+) -> tuple[str, Mapping[str, OnnxSession]]:
     """Load the default variant or, where this processor computes it differently, float32."""
     default = manifest.default_variant
     try:
-        return default, _load_variant(folder, manifest, default, graph, golden, options)
+        return default, _load_variant(folder, manifest, default, roles, golden, options)
     except GoldenMismatch as error:
         if default == "fp32" or "fp32" not in manifest.variants:
             raise
-        session = _load_variant(folder, manifest, "fp32", graph, golden, options)
+        sessions = _load_variant(folder, manifest, "fp32", roles, golden, options)
         logger.warning("%s version %d serves fp32 in place of its default: %s", folder.name, folder.version, error)
-        return "fp32", session
+        return "fp32", sessions
 
 
 def _load_variant(
-    folder: BundleFolder, manifest: Manifest, name: str, graph: str, golden: Golden | None, options: LoadOptions
-) -> OnnxSession:
+    folder: BundleFolder,
+    manifest: Manifest,
+    name: str,
+    roles: Sequence[str],
+    golden: Golden | None,
+    options: LoadOptions,
+) -> Mapping[str, OnnxSession]:
     variant = manifest.variants[name]
-    if set(variant.graphs) != {graph}:
-        raise BundleRefused("manifest.json", f"{manifest.task} needs exactly one graph, called {graph!r}")
-    session = OnnxSession(
-        folder.path,
-        variant.graphs[graph],
-        providers=options.providers,
-        threads=options.threads,
-        insist=options.insist,
-    )
-    if golden:
-        golden.replay(name, variant, graph, session)
-    return session
+    if set(variant.graphs) != set(roles):
+        raise BundleRefused("manifest.json", f"{manifest.task} needs {_graphs(roles)}, not {sorted(variant.graphs)}")
+    sessions = {}
+    for role in roles:
+        sessions[role] = OnnxSession(
+            folder.path,
+            variant.graphs[role],
+            providers=options.providers,
+            threads=options.threads,
+            insist=options.insist,
+        )
+        if golden:
+            golden.replay(name, variant, role, sessions[role])
+    return sessions
+
+
+def _graphs(roles: Sequence[str]) -> str:
+    return f"exactly one graph, called {roles[0]!r}" if len(roles) == 1 else f"the graphs {sorted(roles)}"

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 
 import msgspec
 
+from service.batching.groups import Runs
 from service.batching.sampling import key_of
-from service.batching.sequences import Continuation, Finish, Group, Runs, TokenScores
+from service.batching.sequences import Continuation, Finish, SampledGroup, SamplingStrategy, TokenScores
 from service.batching.slots import Slots
 from service.batching.stepper import Stepper
+from service.manifest import Graph
 from service.tasks.stops import StopWatch, Untold
 from service.tasks.text_generation import TextRequest
+from service.tensors import Arrays
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -65,7 +68,7 @@ class Timings:
 class _Choice:
     """What is told of one sequence."""
 
-    def __init__(self, prompt: int, index: int, group: Group, sequence: Continuation, untold: Untold) -> None:
+    def __init__(self, prompt: int, index: int, group: SampledGroup, sequence: Continuation, untold: Untold) -> None:
         self.prompt = prompt
         self.index = index
         self.group = group
@@ -127,8 +130,8 @@ class Generation:
         self._stepper = stepper
         self._changed = asyncio.Event()
         self._choices: list[_Choice] = []
-        self._groups: list[Group] = []
-        self._first_groups: list[Group] = []  # of each prompt: its scores are there
+        self._groups: list[SampledGroup] = []
+        self._first_groups: list[SampledGroup] = []  # of each prompt: its scores are there
         ranked = request.best_of > request.choices
         top_scores = 0 if request.top_scores is None and ranked else request.top_scores
         for prompt, tokens in enumerate(request.prompts):
@@ -143,7 +146,7 @@ class Generation:
                     )
                     for index in indices
                 ]
-                group = Group(
+                group = SampledGroup(
                     tokens,
                     sequences,
                     changed=self._changed,
@@ -223,12 +226,7 @@ class Generation:
         groups = self._groups
         total = Runs()
         for group in groups:
-            total = Runs(
-                total.count + group.runs.count,
-                total.rows + group.runs.rows,
-                total.tokens + group.runs.tokens,
-                total.seconds + group.runs.seconds,
-            )
+            total = total.and_also(group.runs)
         first = [group.first_token_at - group.enqueued_at for group in groups if group.first_token_at is not None]
         longest = max(groups, key=lambda group: group.runs.count)
         return Timings(
@@ -238,6 +236,17 @@ class Generation:
             rows=total.rows / max(1, total.count),
             first_token_s=min(first, default=None),
         )
+
+
+def text_slots(run: Callable[[Arrays], Arrays], graph: Graph, *, capacity: int) -> Slots:
+    """The slots of a graph whose texts are sampled.
+
+    Raises:
+        ValueError: the graph is no step, or has no logits.
+    """
+    if graph.step is None:
+        raise ValueError(f"{graph.file} is no graph that is run once a token")
+    return Slots(run, graph, SamplingStrategy(graph.step), capacity=capacity)
 
 
 def grow_alone(request: TextRequest, slots: Slots, pieces: Sequence[str]) -> Iterator[str]:
@@ -253,7 +262,7 @@ def grow_alone(request: TextRequest, slots: Slots, pieces: Sequence[str]) -> Ite
     """
     watch = StopWatch(pieces, request.stops) if request.stops else None
     sequence = Continuation(key_of(request.seed, 0, 0), request.sampling, limit=request.max_tokens, is_complete=watch)
-    group = Group(request.prompts[0], [sequence], changed=asyncio.Event())
+    group = SampledGroup(request.prompts[0], [sequence], changed=asyncio.Event())
     slots.join([group])
     untold = Untold(pieces, request.stops)
     told = 0

@@ -12,13 +12,12 @@ import numpy as np
 from service.batching.policy import LatencyProfile, Limits
 from service.batching.records import Answer, BatchReport, StepReport
 from service.batching.sampling import key_of
-from service.batching.slots import Slots
 from service.batching.stepper import Stepper
 from service.errors import NotReady, TooLarge
 from service.manifest import BATCH, Graph, Tensor
 from service.metrics import ModelMetrics, TextMetrics
 from service.repository.bundle import Bundle
-from service.repository.generation import Generation, Timings
+from service.repository.generation import Generation, Timings, text_slots
 from service.repository.model import Model
 from service.repository.statistics import VersionStatistics
 from service.tasks.stops import StopWatch, Untold
@@ -75,7 +74,7 @@ class TextModel(Model):
         self.task = task
         self._limits = limits
         self._stepper = Stepper(
-            Slots(bundle.session.run, step, capacity=limits.max_batch_rows),
+            text_slots(bundle.session.run, step, capacity=limits.max_batch_rows),
             profile=profile,
             limits=limits,
             name=f"step-{self.name}",

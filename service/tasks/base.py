@@ -34,10 +34,10 @@ class Task(Protocol[RequestT]):
     """Turns a typed request into tensors and the graph's outputs into a typed result.
 
     Attributes:
-        graph: the role of the graph that it needs.
+        graphs: the roles of the graphs that it needs; the last is the one that batches are made for.
     """
 
-    graph: str
+    graphs: tuple[str, ...]
 
     def parse(self, inputs: object, parameters: Mapping[str, object]) -> RequestT:
         """Check a request as a protocol hands it over.

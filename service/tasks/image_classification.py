@@ -61,7 +61,7 @@ class ImageClassification:
             something else than the preprocessing makes.
     """
 
-    graph = "model"
+    graphs: tuple[str, ...] = ("model",)
 
     def __init__(self, folder: Path, manifest: Manifest, limits: TaskLimits) -> None:
         if not isinstance(manifest.preprocessing, ImagePreprocessing) or not isinstance(

@@ -39,7 +39,7 @@ class Tensors:
         BundleRefused: the labels are no list of texts; or there is more than one graph.
     """
 
-    graph = "model"
+    graphs: tuple[str, ...] = ("model",)
 
     def __init__(self, folder: Path, manifest: Manifest, limits: TaskLimits) -> None:
         self._graph = _only_graph(manifest)

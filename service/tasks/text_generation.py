@@ -155,7 +155,7 @@ class TextGeneration:
         BundleRefused: the manifest has no vocabulary, or it is not as large as the graph's answers.
     """
 
-    graph = "step"
+    graphs: tuple[str, ...] = ("step",)
 
     def __init__(self, folder: Path, manifest: Manifest, limits: TaskLimits) -> None:
         if not isinstance(manifest.preprocessing, CharacterPreprocessing):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.batching.sampling import Past, Sampler, Sampling, key_of, log_softmax
-from service.batching.sequences import Continuation, Finish, Group
+from service.batching.sequences import Continuation, Finish, SampledGroup, SamplingStrategy
+from service.batching.slots import Slots
 from service.manifest import Graph, StatePair, Step, Tensor
 from service.tensors import Arrays
 
@@ -36,6 +37,12 @@ GRAPH: Final = Graph(
 )
 
 _WEIGHTS: Final = np.random.default_rng(5).normal(0, 2, (3, TOKENS)).astype(np.float32)
+
+
+def sampled_slots(model: Callable[[Arrays], Arrays], **others: Any) -> Slots:
+    """Slots of `GRAPH` whose sequences are sampled."""
+    assert GRAPH.step is not None
+    return Slots(model, GRAPH, SamplingStrategy(GRAPH.step), **others)
 
 
 class StepModel:
@@ -134,7 +141,7 @@ def group_of(
     limit: int = 5,
     stop: int | None = None,
     **others: Any,
-) -> Group:
+) -> SampledGroup:
     """A group of sequences whose keys are those of its choices."""
     sequences = [
         Continuation(
@@ -145,10 +152,10 @@ def group_of(
         )
         for choice in range(choices)
     ]
-    return Group(prompt, sequences, **{"changed": asyncio.Event(), **others})
+    return SampledGroup(prompt, sequences, **{"changed": asyncio.Event(), **others})
 
 
-def expect_as_alone(group: Group, seed: int = 0, stop: int | None = None, *, ended: bool = True) -> None:
+def expect_as_alone(group: SampledGroup, seed: int = 0, stop: int | None = None, *, ended: bool = True) -> None:
     """Check that each sequence is what it is alone, or the beginning of it where it may not have ended."""
     for choice, one in enumerate(group.sequences):
         limit = one.limit if ended else len(one.tokens)

@@ -7,18 +7,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from service.batching.sampling import Sampling, key_of
-from service.batching.sequences import Group
+from service.batching.sequences import SampledGroup, SamplingStrategy
 from service.batching.slots import Slots
 from service.errors import RuntimeFailure
 from service.tensors import Arrays
-from tests.service.batching.step_graphs import GRAPH, TOKENS, StepModel, alone, expect_as_alone, group_of
+from tests.service.batching.step_graphs import GRAPH, TOKENS, StepModel, alone, expect_as_alone, group_of, sampled_slots
 
 
 def slots_of(model: StepModel | None = None, capacity: int = 8) -> Slots:
-    return Slots(model or StepModel(), GRAPH, capacity=capacity)
+    return sampled_slots(model or StepModel(), capacity=capacity)
 
 
-def grow(slots: Slots) -> list[list[Group]]:
+def grow(slots: Slots) -> list[list[SampledGroup]]:
     """Step until nothing lives; the news of each step."""
     news = []
     while slots.live:
@@ -28,7 +28,7 @@ def grow(slots: Slots) -> list[list[Group]]:
 
 def test_a_graph_that_is_no_step_has_no_slots() -> None:
     with pytest.raises(ValueError, match=r"step\.onnx is no graph that is run once a token"):
-        Slots(StepModel(), GRAPH.model_copy(update={"step": None}), capacity=1)
+        Slots(StepModel(), GRAPH.model_copy(update={"step": None}), SamplingStrategy(GRAPH.step), capacity=1)
 
 
 def test_a_sequence_grows_by_a_token_a_step_once_its_prompt_is_read() -> None:
@@ -202,7 +202,7 @@ def test_a_group_has_the_runs_that_it_was_part_of_and_they_have_the_rows_and_tok
 
 def test_times_are_those_of_the_clock() -> None:
     ticks = iter(range(1000))
-    slots = Slots(StepModel(), GRAPH, capacity=2, clock=lambda: float(next(ticks)))
+    slots = sampled_slots(StepModel(), capacity=2, clock=lambda: float(next(ticks)))
     group = group_of([1], limit=2)
     slots.join([group])
     grow(slots)
@@ -237,7 +237,7 @@ def test_an_output_of_other_rows_is_the_models_fault(name: str) -> None:
         outputs[name] = np.concatenate([outputs[name]] * 2)
         return outputs
 
-    slots = Slots(run, GRAPH, capacity=4)
+    slots = sampled_slots(run, capacity=4)
     slots.join([group_of(choices=2)])
     with pytest.raises(RuntimeFailure, match=f"the model is at fault: output '{name}' has shape"):
         slots.step()
@@ -252,7 +252,7 @@ def test_only_the_group_fails_whose_scores_are_no_numbers(wrong: float) -> None:
         outputs["logits"][inputs["token"] == 7, 3] = wrong
         return outputs
 
-    slots = Slots(run, GRAPH, capacity=16)
+    slots = sampled_slots(run, capacity=16)
     good = [group_of([1, 2, 3], seed=1, stop=7), group_of([4], choices=3, seed=2, stop=7)]
     reading, growing = group_of([1, 7, 1], choices=2), group_of([1, 1, 7], choices=4)
     slots.join([good[0], reading, good[1], growing])
@@ -280,9 +280,9 @@ class Histories(RuleBasedStateMachine):
     @initialize(capacity=st.integers(1, 9))
     def begin(self, capacity: int) -> None:
         self.model = StepModel()
-        self.slots = Slots(self.model, GRAPH, capacity=capacity)
-        self.groups: dict[Group, tuple[int, int | None]] = {}
-        self.begun: dict[Group, tuple[int, int | None]] = {}
+        self.slots = sampled_slots(self.model, capacity=capacity)
+        self.groups: dict[SampledGroup, tuple[int, int | None]] = {}
+        self.begun: dict[SampledGroup, tuple[int, int | None]] = {}
         self.seed = 0
 
     @rule(

@@ -12,8 +12,7 @@ import pytest
 from service.batching.policy import LatencyProfile, Limits
 from service.batching.records import StepReport
 from service.batching.sampling import Sampling
-from service.batching.sequences import Group
-from service.batching.slots import Slots
+from service.batching.sequences import SampledGroup
 from service.batching.stepper import NEWS_EVERY_S, Stepper, StepperStatistics
 from service.errors import (
     BadInput,
@@ -25,7 +24,7 @@ from service.errors import (
     RuntimeFailure,
     TooLarge,
 )
-from tests.service.batching.step_graphs import GRAPH, GatedModel, StepModel, expect_as_alone, group_of
+from tests.service.batching.step_graphs import GatedModel, StepModel, expect_as_alone, group_of, sampled_slots
 
 PATIENCE_S = 20
 ENDLESS = 10**9
@@ -59,7 +58,7 @@ def stepper_of(
     """A stepper, made within an event loop; a step of any number of rows is predicted to take `seconds`."""
     clock = clock or Clock()
     return Stepper(
-        Slots(model, GRAPH, capacity=capacity, clock=clock),
+        sampled_slots(model, capacity=capacity, clock=clock),
         profile=LatencyProfile(((1, seconds), (capacity, seconds)) if capacity > 1 else ((1, seconds),)),
         limits=Limits(capacity, max_queue_rows, max_queue_s),
         name="step-test",
@@ -68,7 +67,7 @@ def stepper_of(
     )
 
 
-async def ended(*groups: Group) -> None:
+async def ended(*groups: SampledGroup) -> None:
     """Wait until nothing will change any more in any of the groups."""
     async with asyncio.timeout(PATIENCE_S):
         for group in groups:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from service.batching.sampling import Sampling
-from service.batching.slots import Slots
 from service.errors import (
     BadInput,
     BundleRefused,
@@ -32,7 +31,7 @@ from service.repository.text_model import TextModel
 from service.settings import Settings
 from service.tasks.text_generation import TextRequest
 from tests.bundles import edit, flip_a_byte, make_bundle, manifest_in, read_golden, sign, write_golden
-from tests.service.batching.step_graphs import GRAPH, StepModel
+from tests.service.batching.step_graphs import StepModel, sampled_slots
 from tests.service.repository.serving import placed, replica, serve
 from tests.text_bundles import Reference, decode, encode, graph_entry, make_text_bundle
 
@@ -462,7 +461,7 @@ def test_a_model_of_pictures_beside_it_is_none_of_its_business(models: Path) -> 
 def test_a_text_that_is_made_with_no_stepper_ends_where_the_graph_has_no_numbers() -> None:
     model = StepModel()
     model.diverges_at = 7
-    slots = Slots(model, GRAPH, capacity=1)
+    slots = sampled_slots(model, capacity=1)
     request = TextRequest([[1, 7]], Sampling(temperature=0), 5, seed=0)
     with pytest.raises(RuntimeFailure, match="numbers that are not finite"):
         list(grow_alone(request, slots, "abcdefghijk"))
