@@ -85,7 +85,8 @@ class Bundle:
         task: how requests become tensors and tensors answers.
         max_batch_rows: the largest batch to build.
         batched: whether requests share runs; else each runs alone, its arrays as the graph declares them.
-        example: inputs to time it with, several rows where there is a batch; None: none are known.
+        examples: inputs to time each graph with, several rows where there is a batch; those that are not there are not
+            known.
     """
 
     folder: BundleFolder
@@ -95,16 +96,25 @@ class Bundle:
     task: AnyTask
     max_batch_rows: int
     batched: bool
-    example: Arrays | None
+    examples: Mapping[str, Arrays]
 
     @property
     def session(self) -> OnnxSession:
         """The graph that batches are made for."""
         return self.sessions[self.task.graphs[-1]]
 
-    def measure_latency(self) -> tuple[tuple[int, float], ...]:
-        """Time the graph by batch size: (rows, seconds). This takes about a second and blocks."""
-        example = self.example
+    @property
+    def most_rows(self) -> int:
+        """The largest batch that its graph is run with, where a request's row may take several of the graph's."""
+        return self.max_batch_rows * getattr(self.task, "slots_a_row", 1)
+
+    def measure_latency(self, role: str | None = None) -> tuple[tuple[int, float], ...]:
+        """Time a graph, by default the one that batches are made for, by batch size: (rows, seconds).
+
+        This takes about a second and blocks.
+        """
+        session = self.sessions[role] if role else self.session
+        example = self.examples.get(role or self.task.graphs[-1])
         if example is None:
             return ((1, _UNKNOWN_S),)
 
@@ -113,8 +123,9 @@ class Bundle:
                 return example
             return {name: np.resize(array, (count, *array.shape[1:])) for name, array in example.items()}
 
-        points = measure_latency(self.session.run, rows_of, max_rows=self.max_batch_rows)
-        if all(_is_fixed(tensor, batched=self.batched) for tensor in self.session.graph.inputs):
+        most = self.most_rows if session is self.session else self.max_batch_rows
+        points = measure_latency(session.run, rows_of, max_rows=most)
+        if all(_is_fixed(tensor, batched=self.batched) for tensor in session.graph.inputs):
             return points
         return tuple((rows, max(seconds, _VARYING_S)) for rows, seconds in points)
 
@@ -159,12 +170,15 @@ def load_bundle(folder: BundleFolder, options: LoadOptions) -> Bundle:
         return _load_bare(folder, options)
     manifest, task, golden = _open(folder, options)
     variant, sessions = _first_that_replays(folder, manifest, task.graphs, golden, options)
-    session = sessions[task.graphs[-1]]
-    if golden:
-        example: Arrays | str = golden.inputs(task.graphs[-1], session)
-    else:
-        example = find_example(session.run, session.graph, rows=ROWS if session.graph.batched else 1)
-    return _bundle(folder, manifest, variant, sessions, task, None if isinstance(example, str) else example, options)
+    examples: dict[str, Arrays] = {}
+    for role, session in sessions.items():
+        if golden:
+            examples[role] = golden.inputs(role, session)
+        else:
+            found = find_example(session.run, session.graph, rows=ROWS if session.graph.batched else 1)
+            if not isinstance(found, str):
+                examples[role] = found
+    return _bundle(folder, manifest, variant, sessions, task, examples, options)
 
 
 def verify_bundle(folder: BundleFolder, options: LoadOptions) -> Manifest:
@@ -202,8 +216,9 @@ def _load_bare(folder: BundleFolder, options: LoadOptions) -> Bundle:
     session.graph = probed.graph
     manifest = describe(folder.path, session, title=folder.name)
     task = TASKS[manifest.task](folder.path, manifest, options.limits)
-    sessions = {task.graphs[-1]: session}
-    return _bundle(folder, manifest, manifest.default_variant, sessions, task, probed.example, options)
+    (role,) = task.graphs
+    examples = {role: probed.example} if probed.example is not None else {}
+    return _bundle(folder, manifest, manifest.default_variant, {role: session}, task, examples, options)
 
 
 def _bundle(
@@ -212,12 +227,12 @@ def _bundle(
     variant: str,
     sessions: Mapping[str, OnnxSession],
     task: AnyTask,
-    example: Arrays | None,
+    examples: Mapping[str, Arrays],
     options: LoadOptions,
 ) -> Bundle:
     batched = sessions[task.graphs[-1]].graph.batched
     max_rows = min(options.max_batch_rows, manifest.batching.max_batch_size) if batched else 1
-    return Bundle(folder, manifest, variant, sessions, task, max_rows, batched, example)
+    return Bundle(folder, manifest, variant, sessions, task, max_rows, batched, examples)
 
 
 def _is_fixed(tensor: Tensor, *, batched: bool) -> bool:

@@ -251,8 +251,7 @@ def test_a_graph_that_takes_only_one_row_runs_one_by_one(models: Path, caplog: p
     )
     bundle = load(models, model)
     assert not bundle.batched
-    assert bundle.example is not None
-    assert bundle.example["x"].shape == (1, 4)
+    assert bundle.examples["model"]["x"].shape == (1, 4)
     assert "it could not be tried with several rows" in caplog.text
 
 
@@ -269,7 +268,7 @@ def test_a_graph_that_runs_on_nothing_made_up_is_served_and_kept_out_of_the_even
     models: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     bundle = load(models, lookup_graph(9))
-    assert bundle.example is None
+    assert not bundle.examples
     assert not bundle.batched
     assert LatencyProfile(bundle.measure_latency()).seconds(1) >= INLINE_S
     assert "runs on no inputs that were made up for it" in caplog.text
