@@ -87,8 +87,7 @@ def test_a_graph_becomes_a_bundle_that_is_loaded_and_replayed_as_any_other(model
     assert scan(models) == [made.folder]
     bundle = load_bundle(made.folder, OPTIONS)
     assert bundle.batched
-    assert bundle.examples["model"]
-    assert bundle.example["a"].shape == (3, 3)
+    assert bundle.examples["model"]["a"].shape == (3, 3)
     assert [rows for rows, _ in bundle.measure_latency()][-1] == 64
     assert verify_bundle(made.folder, OPTIONS) == manifest
 
@@ -102,10 +101,10 @@ def test_golden_outputs_of_every_datatype_and_shape_are_kept_and_replayed(
     bundle = load_bundle(made.folder, OPTIONS)
     assert bundle.batched is (shape is not None and shape[:1] == ["n"])
     assert bundle.examples["model"]
-    assert bundle.example["x"].dtype == DTYPES[datatype]
+    assert bundle.examples["model"]["x"].dtype == DTYPES[datatype]
     golden = read_golden(made.folder.path)
     np.testing.assert_array_equal(golden["inputs/model/x"], golden["runtime/original/model/y"])
-    assert golden["inputs/model/x"].shape == bundle.example["x"].shape
+    assert golden["inputs/model/x"].shape == bundle.examples["model"]["x"].shape
 
 
 @pytest.mark.parametrize("make", [sum_graph, lengths_graph, lookup_graph, entangled_graph, tiny_graph])
@@ -286,7 +285,7 @@ def test_golden_inputs_are_brought_to_the_graphs_datatype_where_nothing_is_lost(
     given = inputs(tmp_path, a=np.array([0.5, 1]), b=np.array([1, 2], np.int8), c=halves)
     bundle = load_bundle(bring(identities_graph(kinds), golden=given).folder, OPTIONS)
     assert bundle.examples["model"]
-    assert {name: (array.dtype, array.tolist()) for name, array in bundle.example.items()} == {
+    assert {name: (array.dtype, array.tolist()) for name, array in bundle.examples["model"].items()} == {
         "a": (np.float32, [0.5, 1]),
         "b": (np.int64, [1, 2]),
         "c": (DTYPES["BF16"], [1.5, 2]),
@@ -294,7 +293,7 @@ def test_golden_inputs_are_brought_to_the_graphs_datatype_where_nothing_is_lost(
     texts = inputs(tmp_path, x=np.array([["h\u00e9", "b"]] * 2))
     bundle = load_bundle(bring(identity_graph("BYTES", ["n", 2]), golden=texts).folder, OPTIONS)
     assert bundle.examples["model"]
-    assert bundle.example["x"].tolist() == [["h\u00e9", "b"]] * 2
+    assert bundle.examples["model"]["x"].tolist() == [["h\u00e9", "b"]] * 2
 
 
 @pytest.mark.parametrize(
@@ -401,7 +400,7 @@ def test_a_bundle_of_a_graph_may_have_no_golden_outputs(bring: Bring) -> None:
     bundle = load_bundle(made.folder, OPTIONS)
     assert bundle.batched
     assert bundle.examples["model"]
-    assert len(bundle.example["a"]) == 3
+    assert len(bundle.examples["model"]["a"]) == 3
     verify_bundle(made.folder, OPTIONS)
 
 
