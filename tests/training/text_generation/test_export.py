@@ -207,7 +207,7 @@ def test_a_graph_that_was_not_quantised_is_refused(tmp_path: Path) -> None:
 
 
 def test_weights_of_eight_bits_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.text_generation.graph.LARGEST_WEIGHT", 127)
+    monkeypatch.setattr("training.core.graph_writer.LARGEST_WEIGHT", 127)
     _refused(step_graph(network(), quantised=True), tmp_path / "step.onnx", "more than seven bits", quantised=True)
 
 

@@ -11,12 +11,7 @@ from numpy.typing import NDArray
 from training.core.export import OPSET
 from training.text_generation.evaluate import StepModel
 from training.text_generation.export import carried_difference, random_tokens, run_network
-from training.text_generation.graph import (
-    LARGEST_WEIGHT,
-    quantise_columns,
-    round_to_half,
-    step_graph,
-)
+from training.text_generation.graph import round_to_half, step_graph
 from training.text_generation.model import CharacterLSTM, ModelConfig
 
 VOCABULARY = 11
@@ -80,20 +75,6 @@ def test_the_graph_is_one_small_valid_file_without_dropout(tmp_path: Path, quant
     assert ("MatMulInteger" in kinds) == quantised
     matrices = sum(layer.recurrent_weight.numel() + layer.input_weight.numel() for layer in model.stack)
     assert written.ByteSize() < matrices * (1.5 if quantised else 2.5) + 12_000
-
-
-def test_weights_are_rounded_to_seven_bits_by_column() -> None:
-    matrix = np.random.default_rng(1).normal(0, 1, (50, 20)).astype(np.float32) * np.linspace(0.01, 3, 20)
-    values, scale = quantise_columns(matrix.astype(np.float32))
-    assert (values.dtype, scale.dtype, scale.shape) == (np.int8, np.float32, (20,))
-    assert (np.abs(values).max(axis=0) == LARGEST_WEIGHT).all()
-    assert (np.abs(values * scale - matrix) <= scale / 2 + 1e-6).all()
-
-
-def test_a_column_of_nothing_stays_nothing() -> None:
-    values, scale = quantise_columns(np.zeros((4, 2), np.float32))
-    assert not values.any()
-    assert np.isfinite(scale).all()
 
 
 def test_rounding_to_half_changes_a_network_only_once() -> None:
