@@ -9,6 +9,7 @@ No array is an object: nothing is unpickled. BYTES are NumPy's texts of fixed wi
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import BundleRefused, InferdError
-from service.manifest import Tensor, Variant
+from service.manifest import Graph, Tensor, Variant
 from service.runtime.devices import CPU
 from service.runtime.session import OnnxSession
-from service.tensors import DTYPES
+from service.tensors import DTYPES, Arrays
 
 _MAX_BYTES = 256 * 2**20
 
@@ -80,24 +81,20 @@ class Golden:
             outputs = session.run(inputs)
         except InferdError as error:
             raise GoldenMismatch(session.graph.file, f"the golden replay failed: {error}") from error
-        for tensor in session.graph.outputs:
-            found = outputs[tensor.name]
-            for origin, key, allowed in (
-                ("ONNX Runtime", f"runtime/{name}/{graph}/{tensor.name}", variant.tolerance.runtime),
-                ("PyTorch", f"framework/{graph}/{tensor.name}", variant.tolerance.framework),
-            ):
-                if allowed is None:
-                    continue  # there was no framework
-                expected = self._array(key, tensor)
-                if origin == "ONNX Runtime" and session.provider != CPU:
-                    continue  # its golden outputs are a CPU's: another device computes int8 in another way
-                problem = _compare(found, expected, allowed, nan_is_nan=origin == "ONNX Runtime")
-                if problem is None:
-                    continue
+        tensors = {tensor.name: tensor for tensor in session.graph.outputs}
+        for origin, prefix, allowed in (
+            ("ONNX Runtime", f"runtime/{name}/{graph}", variant.tolerance.runtime),
+            ("PyTorch", f"framework/{graph}", variant.tolerance.framework),
+        ):
+            if allowed is None:
+                continue  # there was no framework
+            expected = {key: self._array(f"{prefix}/{key}", tensor) for key, tensor in tensors.items()}
+            if origin == "ONNX Runtime" and session.provider != CPU:
+                continue  # its golden outputs are a CPU's: another device computes int8 in another way
+            for output, problem in _problems(session.graph, outputs, expected, allowed, origin == "ONNX Runtime"):
                 raise GoldenMismatch(
                     session.graph.file,
-                    f"golden replay of variant {name!r}: output {tensor.name!r} {problem} "
-                    f"(from {origin}'s in {self._file})",
+                    f"golden replay of variant {name!r}: output {output!r} {problem} (from {origin}'s in {self._file})",
                 )
 
     def _array(self, key: str, tensor: Tensor) -> NDArray[Any]:
@@ -131,6 +128,51 @@ def restored(array: NDArray[Any], datatype: str) -> NDArray[Any]:
     if datatype in ("BYTES", "BF16") or array.dtype.kind not in "biuf":
         raise ValueError(f"holds {array.dtype}, which is no {datatype}")
     return array
+
+
+def _problems(
+    graph: Graph, found: Arrays, expected: Arrays, allowed: float, nan_is_nan: bool
+) -> Iterator[tuple[str, str]]:
+    """The outputs that differ from the expected ones by more than `allowed`, and how."""
+    candidates = graph.step.candidates if graph.step else None
+    for tensor in graph.outputs:
+        name = tensor.name
+        if candidates and name == candidates.tokens:
+            continue  # in what order they come is a matter of their logprobs
+        if candidates and name == candidates.logprobs:
+            problem = _compare_candidates(
+                (found[candidates.tokens], found[name]), (expected[candidates.tokens], expected[name]), allowed
+            )
+        else:
+            problem = _compare(found[name], expected[name], allowed, nan_is_nan=nan_is_nan)
+        if problem:
+            yield name, problem
+
+
+def _compare_candidates(
+    found: tuple[NDArray[Any], NDArray[Any]], expected: tuple[NDArray[Any], NDArray[Any]], allowed: float
+) -> str | None:
+    """Say how candidates differ by more than `allowed`, if they do.
+
+    A token is to be as likely as it was; where it is not among the candidates any more, it was hardly likelier than the
+    last of them.
+
+    Args:
+        found: tokens and their logprobs, (rows, candidates) each.
+        expected: the golden ones.
+        allowed: largest difference of a token's logprob.
+    """
+    shapes = [[array.shape for array in one] for one in (found, expected)]
+    if shapes[0] != shapes[1]:
+        return f"has shape {found[1].shape}, not {expected[1].shape}"
+    worst = 0.0
+    for row in range(len(found[0])):
+        mine, other = (dict(zip(*(array[row].tolist() for array in one), strict=True)) for one in (found, expected))
+        for here, there in ((mine, other), (other, mine)):
+            least = min(there.values())
+            apart = [abs(one - there[token]) if token in there else one - least for token, one in here.items()]
+            worst = float(np.max([worst, *apart]))  # NaN where there is one
+    return None if worst <= allowed else f"differs by {worst:.3g}, allowed is {allowed:.3g}"
 
 
 def _compare(found: NDArray[Any], expected: NDArray[Any], allowed: float, *, nan_is_nan: bool) -> str | None:

@@ -11,6 +11,7 @@ from service.manifest import read_manifest
 from service.repository.golden import Golden, GoldenMismatch, _compare, restored, stored
 from service.runtime.session import OnnxSession
 from tests.bundles import edit, golden_inputs, make_bundle, read_golden, write_golden
+from tests.translation_bundles import make_translation_bundle
 
 FRAMEWORK, RUNTIME = "framework/model/logits", "runtime/fp32/model/logits"
 
@@ -131,3 +132,54 @@ def test_texts_are_kept_and_compared(text: str) -> None:
     assert restored(kept, "BYTES").tolist() == [text.rstrip("\x00"), "longer than that"]
     assert _compare(texts, restored(kept, "BYTES"), 1.0, nan_is_nan=True) is None
     assert _compare(texts, np.array(["b", "longer than that"], object), 1.0, nan_is_nan=True) == "has other texts"
+
+
+# Candidates
+
+
+LOGPROBS, TOKENS = (f"runtime/fp32/decoder/{name}" for name in ("logprobs", "tokens"))
+
+
+def replay_decoder(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    variant = manifest.variants["fp32"]
+    session = OnnxSession(bundle, variant.graphs["decoder"], providers=("CPUExecutionProvider",), threads=1)
+    Golden(bundle, "golden.npz").replay("fp32", variant, "decoder", session)
+
+
+def exchange(bundle: Path, first: int, second: int) -> float:
+    """Have two candidates of the first row change places; return by how much the other was less likely."""
+    arrays = read_golden(bundle)
+    for key in (LOGPROBS, TOKENS):
+        arrays[key][0, [first, second]] = arrays[key][0, [second, first]]
+    write_golden(bundle, arrays)
+    return float(arrays[LOGPROBS][0, second] - arrays[LOGPROBS][0, first])
+
+
+def test_in_what_order_candidates_come_does_not_matter_while_each_is_as_likely(models: Path) -> None:
+    bundle = make_translation_bundle(models)
+    replay_decoder(bundle)
+    assert exchange(bundle, 3, 4) > 0
+    replay_decoder(bundle)
+
+
+def test_a_candidate_that_is_more_or_less_likely_is_a_mismatch(models: Path) -> None:
+    bundle = make_translation_bundle(models)
+    arrays = read_golden(bundle)
+    arrays[LOGPROBS][1, 2] += np.float32(0.125)
+    write_golden(bundle, arrays)
+    with pytest.raises(GoldenMismatch, match=r"output 'logprobs' differs by 0\.125, allowed is 0\.0001"):
+        replay_decoder(bundle)
+
+
+def test_another_token_may_come_last_where_it_might_have_before(models: Path) -> None:
+    bundle = make_translation_bundle(models)
+    arrays = read_golden(bundle)
+    unused = min(set(range(3, 100)) - set(arrays[TOKENS][0].tolist()))
+    arrays[TOKENS][0, -1] = unused
+    write_golden(bundle, arrays)
+    replay_decoder(bundle)
+    arrays[TOKENS][0, 0] = unused
+    write_golden(bundle, arrays)
+    with pytest.raises(GoldenMismatch, match="output 'logprobs' differs by"):
+        replay_decoder(bundle)
