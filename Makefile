@@ -76,8 +76,8 @@ test-emulated: $(SERVE)/.ready ## replay the shipped bundles on an emulated olde
 
 lock: $(LOCK)/.ready ## remake requirements/ from pyproject.toml (newest of all: ARGS=--upgrade)
 	echo setuptools | $(compile) --generate-hashes - --output-file requirements/build.txt
-	$(compile) --generate-hashes pyproject.toml --extra cpu --output-file requirements/serve.txt
-	$(compile) --generate-hashes pyproject.toml --extra gpu --output-file requirements/serve-gpu.txt
+	$(compile) --generate-hashes pyproject.toml --extra cpu --excludes requirements/unneeded.in --output-file requirements/serve.txt
+	$(compile) --generate-hashes pyproject.toml --extra gpu --excludes requirements/unneeded.in --output-file requirements/serve-gpu.txt
 	$(compile) pyproject.toml --extra cpu --extra training --extra dev --constraints requirements/serve.txt \
 	  --excludes requirements/unlocked.in --output-file requirements/test.txt
 	$(compile) pyproject.toml --extra loadtest --constraints requirements/serve.txt --output-file requirements/loadtest.txt
@@ -90,7 +90,7 @@ clean: ## remove the environments, caches and build products
 # The environments. Each .ready is a stamp: newer than what it was made from, it stands for the whole environment.
 
 $(SERVE)/.ready: requirements/serve.txt requirements/build.txt pyproject.toml
-	$(call environment,serve,--require-hashes -r requirements/serve.txt -r requirements/build.txt,inferd)
+	$(call environment,serve,--require-hashes --no-deps -r requirements/serve.txt -r requirements/build.txt,inferd)
 
 $(DEV)/.ready: requirements/test.txt pyproject.toml
 	$(call environment,dev,-r requirements/test.txt,inferd)
