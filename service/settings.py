@@ -82,6 +82,7 @@ class Settings(BaseSettings):
     )
     max_prompt_tokens: int = Field(16_384, ge=1, description="Longest prompt of a text generation, in tokens.")
     max_new_tokens: int = Field(4096, ge=1, description="Most tokens that a text generation may ask for.")
+    max_text_characters: int = Field(10_000, ge=1, description="Longest text that is translated, in characters.")
     max_batch_rows: int = Field(
         64,
         ge=1,

@@ -54,6 +54,7 @@ class BeamGroup(Group):
         prompt: token ids with which the answer begins, at least one.
         beams: beginnings that are kept; 1 takes the likeliest token after token.
         limit: tokens after which the answer is cut off, an end token among them.
+        likely: how long it will be, as far as anybody can tell: by this it is judged how long others wait.
         length_penalty: the exponent, 0 for none; with one beam there is nothing to compare, and it is not used.
         wanted: so many finished answers, at most as many as beams.
         attentive: whether it is kept where they looked.
@@ -70,6 +71,7 @@ class BeamGroup(Group):
         "extensions",
         "finished",
         "length",
+        "likely",
         "limit",
         "scores",
         "wanted",
@@ -81,6 +83,7 @@ class BeamGroup(Group):
         *,
         beams: int,
         limit: int,
+        likely: int | None = None,
         length_penalty: float,
         wanted: int = 1,
         attentive: bool = False,
@@ -92,6 +95,7 @@ class BeamGroup(Group):
         super().__init__(prompt, left=beams, changed=changed, deadline=deadline, start=start, context=context)
         self.beams = beams
         self.limit = limit
+        self.likely = min(limit, likely or limit)
         self.exponent = length_penalty if beams > 1 else 0.0
         self.wanted = wanted
         self.attentive = attentive
@@ -109,7 +113,7 @@ class BeamGroup(Group):
     @property
     def row_steps_left(self) -> int:
         """See `Group`."""
-        return len(self.prompt) - self.fed + self.beams * (self.limit - self.length)
+        return len(self.prompt) - self.fed + self.beams * max(1, self.likely - self.length)
 
     @property
     def bar(self) -> float:

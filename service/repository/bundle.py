@@ -15,6 +15,7 @@ from service.repository.bare import describe, open_bare, probe
 from service.repository.generation import grow_alone, text_slots
 from service.repository.golden import Golden, GoldenMismatch
 from service.repository.scan import BundleFolder
+from service.repository.translating import translate_alone
 from service.runtime.devices import choose_providers
 from service.runtime.probe import ROWS, find_example
 from service.runtime.profile import measure_latency
@@ -23,6 +24,7 @@ from service.settings import Settings
 from service.tasks import TASKS, AnyTask
 from service.tasks.base import TaskLimits
 from service.tasks.text_generation import TextGeneration
+from service.tasks.translation import Translated, Translation
 from service.tensors import Arrays
 
 logger = logging.getLogger(__name__)
@@ -138,6 +140,8 @@ class Bundle:
         """
         if isinstance(self.task, TextGeneration):
             raise Unsupported(f"{self.folder.name} continues texts: inferd generate asks it")
+        if isinstance(self.task, Translation):
+            raise Unsupported(f"{self.folder.name} translates: inferd translate asks it")
         request = self.task.parse(inputs, parameters)
         return self.task.decode(request, self.session.run(self.task.encode(request)))
 
@@ -157,6 +161,24 @@ class Bundle:
         request, _ = self.task.parse(prompt, parameters)
         slots = text_slots(self.session.run, self.session.graph, capacity=1)
         return grow_alone(request, slots, self.task.characters.pieces)
+
+    def translate(self, inputs: object, parameters: Mapping[str, object]) -> list[Translated]:
+        """Translate a text or several right here, a sentence at a time: for the command line.
+
+        Args:
+            inputs: as of the task dialect.
+            parameters: likewise.
+
+        Raises:
+            BadInput: the request is wrong.
+            Unsupported: the model does not translate.
+        """
+        if not isinstance(self.task, Translation):
+            raise Unsupported(f"{self.folder.name} does not translate: inferd predict or generate asks it")
+        request, _ = self.task.parse(inputs, parameters)
+        encoder, decoder = (self.sessions[role] for role in self.task.graphs)
+        found = translate_alone(request, self.task, encoder.run, decoder.run, decoder.graph)
+        return self.task.put_together(request, found)
 
 
 def load_bundle(folder: BundleFolder, options: LoadOptions) -> Bundle:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypedDict
+from typing import Any, TypeAlias, TypedDict
 
 from service.batching.policy import LatencyProfile, Limits
 from service.errors import BundleRefused, InferdError, NotFound, NotReady
@@ -19,12 +19,18 @@ from service.repository.model import Model
 from service.repository.placement import Key, Placement
 from service.repository.statistics import VersionStatistics
 from service.repository.text_model import TextModel
+from service.repository.translation_model import TranslationModel
 from service.tasks.text_generation import TextGeneration
+from service.tasks.translation import Translation
 from service.threads import BoundedThreads
 
 logger = logging.getLogger(__name__)
 
 _MOST_NAMES = 10
+
+
+Profiles: TypeAlias = Mapping[str, LatencyProfile]
+"""How long a bundle's graphs take, by role."""
 
 
 class _Common(TypedDict):
@@ -71,7 +77,7 @@ class Repository:
         self._decoding = decoding
         self._let_go_s = let_go_s
         self._models: dict[str, dict[int, Model]] = {}
-        self._prepared: dict[Key, tuple[Bundle, LatencyProfile]] = {}
+        self._prepared: dict[Key, tuple[Bundle, Profiles]] = {}
         self._listing = Listing()
         self._statistics: dict[Key, VersionStatistics] = {}
         self._background: set[asyncio.Task[None]] = set()
@@ -183,8 +189,9 @@ class Repository:
     def _serving(self) -> list[Model]:
         return [model for versions in self._models.values() for _, model in sorted(versions.items())]
 
-    def _serve(self, bundle: Bundle, profile: LatencyProfile) -> None:
+    def _serve(self, bundle: Bundle, profiles: Profiles) -> None:
         name, version = bundle.folder.name, bundle.folder.version
+        profile = profiles[bundle.task.graphs[-1]]
         metrics = self._metrics.bind(name, version)
         max_batch_rows = bundle.max_batch_rows if bundle.batched else 1
         limits = Limits(
@@ -196,10 +203,15 @@ class Repository:
         common = _Common(
             profile=profile, limits=limits, decoding=self._decoding, metrics=metrics, statistics=statistics
         )
+        bind_text = partial(self._metrics.bind_text, name, version)
         model: Model
         if isinstance(bundle.task, TextGeneration):
-            bind_text = partial(self._metrics.bind_text, name, version)
             model = TextModel(bundle, bundle.task, bind_text=bind_text, **common)
+        elif isinstance(bundle.task, Translation):
+            encoder_profile = profiles[bundle.task.graphs[0]]
+            model = TranslationModel(
+                bundle, bundle.task, encoder_profile=encoder_profile, bind_text=bind_text, **common
+            )
         else:
             model = BatchedModel(bundle, bundle.task, **common)
         self._models.setdefault(name, {})[version] = model
@@ -236,9 +248,12 @@ class Repository:
         task.add_done_callback(self._background.discard)
 
 
-def _load(placement: Placement, options: LoadOptions) -> tuple[Bundle, LatencyProfile]:
+def _load(placement: Placement, options: LoadOptions) -> tuple[Bundle, Profiles]:
     bundle = load_bundle(placement.folder, options)
-    return bundle, LatencyProfile(placement.profile or bundle.measure_latency())
+    *others, last = bundle.task.graphs
+    points = {role: bundle.measure_latency(role) for role in others}
+    points[last] = placement.profile or bundle.measure_latency()
+    return bundle, {role: LatencyProfile(one) for role, one in points.items()}
 
 
 def _some(names: Sequence[str | int]) -> str:

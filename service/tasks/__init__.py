@@ -11,13 +11,15 @@ from service.tasks.base import Task, TaskLimits
 from service.tasks.image_classification import ImageClassification
 from service.tasks.tensors import Tensors
 from service.tasks.text_generation import TextGeneration
+from service.tasks.translation import Translation
 
-AnyTask: TypeAlias = Task[Any] | TextGeneration
+AnyTask: TypeAlias = Task[Any] | TextGeneration | Translation
 """Either one run answers a request, or its answer grows token by token."""
 
 TASKS: Mapping[str, Callable[[Path, Manifest, TaskLimits], AnyTask]] = {
     "image-classification": ImageClassification,
     "tensors": Tensors,
     "text-generation": TextGeneration,
+    "translation": Translation,
 }
 """By the task's name in a manifest: what makes it from a bundle's folder, its manifest and the limits of a request."""

@@ -23,11 +23,13 @@ class TaskLimits:
         max_pixels: width times height of a picture.
         max_prompt_tokens: of a text that is continued.
         max_new_tokens: that follow it.
+        max_text_characters: of a text that is translated.
     """
 
     max_pixels: int
     max_prompt_tokens: int = 16_384
     max_new_tokens: int = 4096
+    max_text_characters: int = 10_000
 
 
 class Task(Protocol[RequestT]):

@@ -1,0 +1,263 @@
+"""A model that translates: one graph reads a sentence as a whole, another writes its translation token by token."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from service.batching.batcher import Batcher
+from service.batching.beams import Hypothesis
+from service.batching.groups import Runs
+from service.batching.policy import LatencyProfile, Limits
+from service.batching.records import Answer, BatchReport, StepReport
+from service.batching.stepper import Stepper
+from service.errors import NotReady, Overloaded
+from service.manifest import BATCH, Graph, Tensor
+from service.metrics import ModelMetrics, TextMetrics
+from service.repository.bundle import Bundle
+from service.repository.model import Model
+from service.repository.statistics import VersionStatistics
+from service.repository.text_model import TEXT_INPUT, TEXT_OUTPUT
+from service.repository.translating import beam_slots, found, group_of
+from service.tasks.translation import Translation, TranslationRequest
+from service.tensors import Arrays
+from service.threads import BoundedThreads
+
+_SENTENCES_AT_ONCE = 64
+"""Of one request: a long text does not fill the queue, and others come in between."""
+
+
+@dataclass(frozen=True)
+class _Sentence:
+    """One sentence's translations, and where the time went."""
+
+    hypotheses: Sequence[Hypothesis]
+    queue_s: float
+    encode_s: float
+    runs: Runs
+
+
+@dataclass(frozen=True)
+class Translations:
+    """What was found for a request.
+
+    Attributes:
+        found: the best translations of each sentence, the very best first.
+        answer: the time that it took, with no outputs.
+    """
+
+    found: Sequence[Sequence[Hypothesis]]
+    answer: Answer
+
+
+class TranslationModel(Model):
+    """One version of one model; made in the event loop that it serves.
+
+    Sentences are read in batches, and written in slots: as many for a sentence as its search keeps beginnings. As
+    tensors it takes texts, BYTES (batch,), and answers their translations.
+
+    Args:
+        bundle: loaded.
+        task: its task.
+        profile: how long a step of the decoder takes, by its number of rows.
+        encoder_profile: how long a run of the encoder takes, by its number of sentences.
+        limits: of what is translated at once and of the queue, in sentences.
+        decoding: where large inputs are read.
+        metrics: its series.
+        bind_text: makes its other series, told how many slots are live.
+        statistics: where its requests and steps are counted.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        task: Translation,
+        *,
+        profile: LatencyProfile,
+        encoder_profile: LatencyProfile,
+        limits: Limits,
+        decoding: BoundedThreads,
+        metrics: ModelMetrics,
+        bind_text: Callable[[Callable[[], float]], TextMetrics],
+        statistics: VersionStatistics,
+    ) -> None:
+        decoder = bundle.session.graph
+        super().__init__(
+            bundle,
+            graph=Graph(
+                file=decoder.file,
+                inputs=(Tensor(name=TEXT_INPUT, datatype="BYTES", shape=(BATCH,)),),
+                outputs=(Tensor(name=TEXT_OUTPUT, datatype="BYTES", shape=(BATCH,)),),
+            ),
+            batched=True,
+            max_batch_rows=limits.max_batch_rows,
+            decoding=decoding,
+            metrics=metrics,
+            statistics=statistics,
+        )
+        self.task = task
+        self._runs = ThreadPoolExecutor(1, thread_name_prefix=f"read-{self.name}")
+        self._encoder = Batcher(
+            bundle.sessions[task.graphs[0]].run,
+            profile=encoder_profile,
+            limits=limits,
+            run_blocking=partial(asyncio.get_running_loop().run_in_executor, self._runs),
+            clock=time.monotonic,
+            on_batch=self._count_batch,
+        )
+        slots = limits.max_batch_rows * task.slots_a_row
+        self._stepper = Stepper(
+            beam_slots(bundle.session.run, decoder, task, capacity=slots),
+            profile=profile,
+            limits=Limits(slots, limits.max_queue_rows * task.slots_a_row, limits.max_queue_s),
+            name=f"step-{self.name}",
+            on_step=self._count_step,
+        )
+        self._text_metrics = bind_text(lambda: self._stepper.statistics().live)
+        self._draining = False
+        self._translating = 0
+        self._nothing_translating = asyncio.Event()
+        self._nothing_translating.set()
+
+    async def translate(self, request: TranslationRequest, *, deadline: float | None = None) -> Translations:
+        """Translate the sentences of a request; cancelling lets go of what is not done.
+
+        Args:
+            request: checked by the task.
+            deadline: on the clock of `time.monotonic`.
+
+        Raises:
+            NotReady: the model is draining.
+            Overloaded: the queue is full.
+            TooLarge: it asks for more beginnings than there are slots.
+            DeadlineExceeded, RuntimeFailure: as they say.
+        """
+        if self._draining:
+            raise NotReady("the model is being stopped and takes no new requests")
+        self._translating += 1
+        self._nothing_translating.clear()
+        try:
+            sentences = await self._translate_all(request, deadline)
+        finally:
+            self._translating -= 1
+            if not self._translating:
+                self._nothing_translating.set()
+        self._text_metrics.tokens.inc(sum(len(one.hypotheses[0].tokens) for one in sentences))
+        return Translations([one.hypotheses for one in sentences], _answer_of(sentences))
+
+    def count(self, translations: Translations, texts: int) -> None:
+        """Count an answered request, one row for each of its texts."""
+        self.metrics.queue_seconds.observe(translations.answer.queue_s)
+        self._statistics.count_answer(translations.answer, texts)
+
+    def submit(
+        self,
+        arrays: Arrays,
+        deadline: float | None = None,
+        priority: int = 0,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> asyncio.Future[Answer]:
+        """See `Model.submit`; the parameters are the task's, and the order is that of arrival whatever the priority."""
+        request = self.task.parse_tensors(arrays[TEXT_INPUT].tolist(), parameters or {})
+        return asyncio.ensure_future(self._answer(request, deadline))
+
+    @property
+    def is_idle(self) -> bool:
+        """See `Model.is_idle`: an answer always takes long enough for a client to go away."""
+        return False
+
+    def queued_rows(self) -> int:
+        """See `Model.queued_rows`: sentences that wait to be read, and beginnings that wait for slots."""
+        return self._encoder.statistics().queued_rows + self._stepper.statistics().queued
+
+    async def _translate_all(self, request: TranslationRequest, deadline: float | None) -> Sequence[_Sentence]:
+        window = asyncio.Semaphore(_SENTENCES_AT_ONCE)
+        tasks = [
+            asyncio.ensure_future(self._in_turn(window, request, number, deadline))
+            for number in range(len(request.sentences))
+        ]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            unfinished = [task for task in tasks if not task.done()]
+            for task in unfinished:
+                task.cancel()
+            if unfinished:
+                await asyncio.gather(*unfinished, return_exceptions=True)
+
+    async def _in_turn(
+        self, window: asyncio.Semaphore, request: TranslationRequest, number: int, deadline: float | None
+    ) -> _Sentence:
+        """Translate a sentence when its turn has come; once the first was taken in, the others wait for room."""
+        async with window:
+            while True:
+                try:
+                    return await self._translate(request, number, deadline)
+                except Overloaded as error:
+                    if not number:
+                        raise
+                    await asyncio.sleep(error.retry_after_s)
+
+    async def _translate(self, request: TranslationRequest, number: int, deadline: float | None) -> _Sentence:
+        read = await self._encoder.submit(self.task.encode(request.sentences[number]), 1, deadline)
+        decoder = self.bundle.session.graph
+        group = group_of(request, number, read.outputs, decoder=decoder, task=self.task, deadline=deadline)
+        self._stepper.submit(group)
+        try:
+            while not group.done:
+                await group.changed.wait()
+                group.changed.clear()
+        finally:
+            if not group.done:
+                self._stepper.cancel(group)
+        hypotheses = found(group)
+        queue_s = read.queue_s + group.joined_at - group.enqueued_at
+        return _Sentence(hypotheses, queue_s, read.compute_s, group.runs)
+
+    async def _answer(self, request: TranslationRequest, deadline: float | None) -> Answer:
+        translations = await self.translate(request, deadline=deadline)
+        texts = np.array([one.text for one in self.task.put_together(request, translations.found)], object)
+        answer = translations.answer
+        return Answer({TEXT_OUTPUT: texts}, answer.queue_s, answer.compute_s, answer.batch_rows, infer_s=answer.infer_s)
+
+    async def _close(self, *, at_once: bool) -> None:
+        self._draining = True
+        if at_once:
+            self._stepper.abort(NotReady(f"model {self.name!r} version {self.version} serves no longer"))
+        await self._nothing_translating.wait()
+        await self._encoder.drain()
+        await self._stepper.drain()
+        self._runs.shutdown(wait=False)
+
+    def _count_batch(self, report: BatchReport) -> None:
+        self.metrics.dispatches[report.cause].inc()
+        self.metrics.compute_seconds.observe(report.compute_s)
+
+    def _count_step(self, step: StepReport) -> None:
+        self.metrics.batch_size.observe(step.rows)
+        self.metrics.dispatches["full" if step.full else "idle"].inc()
+        self.metrics.compute_seconds.observe(step.run_s)
+        self._text_metrics.inter_token_seconds.observe(step.step_s)
+        overhead_s = step.step_s - step.run_s
+        self._statistics.count_batch(
+            BatchReport("idle", step.rows, step.rows, step.step_s, False, 0.0, step.run_s, overhead_s)
+        )
+
+
+def _answer_of(sentences: Sequence[_Sentence]) -> Answer:
+    """The time of the sentence that waited least, and of the one that took longest."""
+    if not sentences:
+        return Answer({}, 0.0, 0.0, 0)
+    total = Runs()
+    for one in sentences:
+        total = total.and_also(one.runs)
+    compute_s = max(one.encode_s + one.runs.seconds for one in sentences)
+    rows = total.rows / max(1, total.count)
+    return Answer({}, min(one.queue_s for one in sentences), compute_s, round(rows), infer_s=compute_s)

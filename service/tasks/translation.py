@@ -1,0 +1,549 @@
+"""Translation: a text or several in, each of its sentences translated, put together again as the text was."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+
+from service.batching.beams import Hypothesis
+from service.errors import BadInput, BundleRefused, TooLarge
+from service.manifest import Graph, Manifest, Tensor, TokenizerPreprocessing, TranslationPostprocessing, Variant
+from service.tasks.base import TaskLimits, parse_parameters
+from service.tasks.markup import parts_of
+from service.tasks.sentences import Piece, cut, parts_that_fit
+from service.tasks.tokens import Span, Tokens
+from service.tensors import Arrays
+
+MOST_TEXTS = 128
+MOST_SENTENCES = 1024
+LEAST_SIZE = 16
+"""Tokens that a sentence must be able to have at least: a single character can have as many, byte by byte."""
+
+_INLINE_CHARACTERS = 500
+"""So many are cut, and made tokens of, in about half a millisecond."""
+_HALF = re.compile("[\ud800-\udfff]")
+
+ENCODER, DECODER = "encoder", "decoder"
+_TENSOR_PARAMETERS = ("src_lang", "tgt_lang", "num_beams", "max_length", "max_new_tokens", "length_penalty")
+
+
+class Parameters(BaseModel):
+    """What a request of the task dialect may ask for, in the names of Hugging Face's translation; None is the default.
+
+    Attributes:
+        src_lang: the language of the texts, which must be the model's.
+        tgt_lang: the language to translate to, likewise.
+        num_beams: beginnings of a translation that are kept; 1 takes the likeliest token after token.
+        max_length: tokens after which the translation of a sentence is cut off, if the model's own limit is not lower;
+            also called max_new_tokens.
+        length_penalty: the exponent; the larger, the longer translations get.
+        num_return_sequences: so many translations of each text, the best first; at most as many as beams.
+        return_alignment: whether it is told where the model looked for what it wrote.
+        do_sample: translations are never drawn.
+        clean_up_tokenization_spaces: means nothing here: there are none to clean up.
+        truncation: means nothing here: what is too long is cut into parts, and no part is left out.
+        generate_parameters: the same parameters, as Hugging Face's client sends some of them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    src_lang: str | None = None
+    tgt_lang: str | None = None
+    num_beams: int | None = Field(None, ge=1)
+    max_length: Annotated[int | None, Field(ge=1, validation_alias=AliasChoices("max_length", "max_new_tokens"))] = None
+    length_penalty: float | None = Field(None, ge=0, le=10)
+    num_return_sequences: int = Field(1, ge=1)
+    return_alignment: bool = False
+    do_sample: Literal[False] = False
+    clean_up_tokenization_spaces: bool = True
+    truncation: Literal["do_not_truncate", "longest_first", "only_first", "only_second"] = "do_not_truncate"
+    generate_parameters: Mapping[str, Any] = Field({}, exclude=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_none(cls, given: object) -> object:
+        if not isinstance(given, Mapping):
+            return given
+        nested = given.get("generate_parameters")
+        if isinstance(nested, Mapping):
+            given = {**nested, **given, "generate_parameters": {}}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class Source(NamedTuple):
+    """A sentence that is translated.
+
+    Attributes:
+        text: as it stands in the text that it is of.
+        start: its place there, in characters.
+    """
+
+    text: str
+    start: int
+
+
+class _Part(NamedTuple):
+    """A part of a text, its place there, and its tokens if it is translated."""
+
+    text: str
+    start: int
+    tokens: list[int] | None
+
+
+@dataclass(frozen=True)
+class TranslationRequest:
+    """What every dialect asks for in its own words.
+
+    Attributes:
+        sentences: tokens of each sentence that is translated, the end token included.
+        beams: beginnings that are kept of each.
+        length_penalty: the exponent.
+        hypotheses: so many finished translations of each are wanted, at most as many as beams.
+        limits: of each sentence: tokens after which its translation is cut off.
+        alignment: whether it is told where the model looked.
+        sources: of each sentence.
+        texts: of each text, what it is put together from: what is kept as it is, and indices of sentences.
+        markup: whether the texts are HTML.
+    """
+
+    sentences: Sequence[Sequence[int]]
+    beams: int
+    length_penalty: float
+    hypotheses: int
+    limits: Sequence[int]
+    alignment: bool
+    sources: Sequence[Source]
+    texts: Sequence[Sequence[str | int]]
+    markup: bool = False
+
+
+@dataclass(frozen=True)
+class Translated:
+    """What became of a text.
+
+    Attributes:
+        text: its translation.
+        alternatives: other translations, the best first, as many as could be found of those that were asked for.
+        alignment: of each of its sentences, ready for JSON, if it was asked for; see `docs/api.md`.
+    """
+
+    text: str
+    alternatives: Sequence[str] = ()
+    alignment: Sequence[Mapping[str, object]] | None = None
+
+
+class Translation:
+    """The task of one model.
+
+    Args:
+        folder: the bundle's folder.
+        manifest: its manifest.
+        limits: of a request.
+
+    Attributes:
+        tokens: what its tokens are.
+        source: the language that it reads, as ISO 639 has it.
+        target: the language that it writes.
+        start: the token with which a translation begins.
+        end: the token with which a sentence and its translation end.
+        most_beams: that a request may ask for.
+        slots_a_row: how many slots a sentence takes where a request does not ask for other beams.
+
+    Raises:
+        BundleRefused: the manifest does not say how to translate, or its graphs or its tokenizer don't go together.
+    """
+
+    graphs: tuple[str, ...] = (ENCODER, DECODER)
+
+    def __init__(self, folder: Path, manifest: Manifest, limits: TaskLimits) -> None:
+        how, search = manifest.preprocessing, manifest.postprocessing
+        if not isinstance(how, TokenizerPreprocessing):
+            raise BundleRefused("manifest.json", f"task {manifest.task!r} needs a preprocessing of a tokenizer")
+        if not isinstance(search, TranslationPostprocessing):
+            raise BundleRefused("manifest.json", f"task {manifest.task!r} needs a postprocessing of a translation")
+        if how.sizes[-1] < LEAST_SIZE:
+            raise BundleRefused(
+                "manifest.json", f"the largest of sizes must be at least {LEAST_SIZE}, not {how.sizes[-1]}"
+            )
+        candidates = min(_check_graphs(variant, how) for variant in manifest.variants.values())
+        if 2 * search.beams > candidates:
+            raise BundleRefused(
+                "manifest.json", f"{search.beams} beams need {2 * search.beams} candidates; a graph picks {candidates}"
+            )
+        self.tokens = Tokens(folder, how)
+        self.source, self.target = search.source, search.target
+        self.start, self.end = how.start, how.end
+        self.most_beams = candidates // 2
+        self.slots_a_row = search.beams
+        self.slots_a_row = search.beams
+        self.limits = limits
+        self._how = how
+        self._search = search
+
+    def parse(self, inputs: object, parameters: Mapping[str, object]) -> tuple[TranslationRequest, Parameters]:
+        """Check a request of the task dialect.
+
+        Args:
+            inputs: a text, or a list of texts.
+            parameters: see `Parameters`.
+
+        Raises:
+            BadInput: either is wrong, or (as TooLarge) there is too much.
+        """
+        texts = texts_of(inputs)
+        asked = parse_parameters(Parameters, parameters)
+        self._check_languages(asked)
+        request = self.request(
+            texts,
+            beams=asked.num_beams,
+            length_penalty=asked.length_penalty,
+            hypotheses=asked.num_return_sequences,
+            max_length=asked.max_length,
+            alignment=asked.return_alignment,
+        )
+        return request, asked
+
+    def parse_tensors(self, texts: Sequence[str], parameters: Mapping[str, object]) -> TranslationRequest:
+        """Check a request of the Open Inference Protocol, which may have parameters that mean nothing here.
+
+        Raises:
+            BadInput: as `parse`.
+        """
+        known = {name: value for name, value in parameters.items() if name in Parameters.model_fields}
+        return self.parse(list(texts), {**known, "num_return_sequences": 1, "return_alignment": False})[0]
+
+    def parse_tensors(self, texts: Sequence[str], parameters: Mapping[str, object]) -> TranslationRequest:
+        """Check a request of the Open Inference Protocol, which may have parameters that mean nothing here.
+
+        Args:
+            texts: that are translated.
+            parameters: those of `Parameters`; of several translations and of an alignment nothing would be told.
+
+        Raises:
+            BadInput: a parameter makes no sense, or (as TooLarge) there is too much.
+        """
+        if not texts:
+            raise BadInput("a request needs at least one text")
+        known = {name: parameters[name] for name in _TENSOR_PARAMETERS if name in parameters}
+        request, _ = self.parse(list(texts), known)
+        return request
+
+    def request(
+        self,
+        texts: Sequence[str],
+        *,
+        beams: int | None = None,
+        length_penalty: float | None = None,
+        hypotheses: int = 1,
+        max_length: int | None = None,
+        alignment: bool = False,
+        markup: bool = False,
+    ) -> TranslationRequest:
+        """Cut texts into sentences, and make tokens of them.
+
+        Args:
+            texts: that are translated.
+            beams: None = as the manifest says, or as many as hypotheses if those are more.
+            length_penalty: None = as the manifest says.
+            hypotheses: that are wanted of each text.
+            max_length: tokens after which the translation of any sentence is cut off; None = as the manifest says.
+            alignment: whether it is told where the model looked; not of HTML.
+            markup: whether the texts are HTML.
+
+        Raises:
+            BadInput: there can't be so many beams or hypotheses, or (as TooLarge) there is too much.
+        """
+        self._check_sizes(texts)
+        beams = self._beams(beams, hypotheses)
+        sources: list[Source] = []
+        sentences: list[list[int]] = []
+        together: list[list[str | int]] = []
+        for text in texts:
+            together.append([])
+            for part in self._cut_markup(text) if markup else self._cut(text):
+                if part.tokens is None:
+                    together[-1].append(part.text)
+                else:
+                    together[-1].append(len(sources))
+                    sources.append(Source(part.text, part.start))
+                    sentences.append([*part.tokens, self.end])
+            if len(sources) > MOST_SENTENCES:
+                raise TooLarge(f"a request may have at most {MOST_SENTENCES} sentences; this one has more")
+        return TranslationRequest(
+            sentences=sentences,
+            beams=beams,
+            length_penalty=self._search.length_penalty if length_penalty is None else length_penalty,
+            hypotheses=hypotheses,
+            limits=[self._limit(len(sentence) - 1, max_length) for sentence in sentences],
+            alignment=alignment and not markup,
+            sources=sources,
+            texts=together,
+            markup=markup,
+        )
+
+    def is_heavy(self, inputs: object) -> bool:
+        """Whether `parse` may take over a millisecond, and so belongs in a thread."""
+        if isinstance(inputs, list):
+            return sum(len(text) for text in inputs if isinstance(text, str)) > _INLINE_CHARACTERS
+        return isinstance(inputs, str | bytes) and len(inputs) > _INLINE_CHARACTERS
+
+    def encode(self, sentence: Sequence[int]) -> Arrays:
+        """Make the encoder's inputs of a sentence: tokens (1, size) and how many they are (1,), size by them alone."""
+        size = next(size for size in self._how.sizes if size >= len(sentence))
+        tokens = np.full((1, size), self._how.padding, np.int64)
+        tokens[0, : len(sentence)] = sentence
+        return {self._how.input: tokens, self._how.lengths: np.array([len(sentence)], np.int64)}
+
+    def put_together(self, request: TranslationRequest, found: Sequence[Sequence[Hypothesis]]) -> list[Translated]:
+        """Make the translations of the texts from those of their sentences.
+
+        The n-th alternative of a text has the n-th best translation of each of its sentences.
+
+        Args:
+            request: that was answered.
+            found: of each sentence, its translations, the best first, at least one.
+        """
+        written = [[self.tokens.decode(one.tokens) for one in several] for several in found]
+        if request.markup:
+            written = [[html.escape(text, quote=False) for text in several] for several in written]
+        translated = []
+        for pieces in request.texts:
+            ranks = max((len(found[piece]) for piece in pieces if isinstance(piece, int)), default=1)
+            texts = dict.fromkeys("".join(_of_rank(pieces, written, rank)) for rank in range(ranks))
+            best, *others = texts
+            alignment = None
+            if request.alignment:
+                alignment = list(self._alignment(request, pieces, written, found))
+            translated.append(Translated(best, others, alignment))
+        return translated
+
+    def describe(self) -> dict[str, object]:
+        """What the model takes."""
+        return {
+            "parameters": Parameters.model_json_schema()["properties"],
+            "source": self.source,
+            "target": self.target,
+            "search": {
+                "num_beams": self._search.beams,
+                "most_beams": self.most_beams,
+                "length_penalty": self._search.length_penalty,
+            },
+            "input": {
+                "max_text_characters": self.limits.max_text_characters,
+                "max_texts": MOST_TEXTS,
+                "max_sentences": MOST_SENTENCES,
+                "max_sentence_tokens": self._how.sizes[-1] - 1,
+            },
+        }
+
+    def _check_languages(self, asked: Parameters) -> None:
+        for name, own in (("src_lang", self.source), ("tgt_lang", self.target)):
+            given = getattr(asked, name)
+            # Some models have codes with a country, such as en_XX or en-US.
+            if given is not None and re.split("[-_]", given.lower())[0] != own:
+                raise BadInput(
+                    f"this model translates from {self.source!r} to {self.target!r}; {name} may be {own!r} alone, "
+                    f"not {given[:40]!r}",
+                    parameter=name,
+                )
+
+    def _check_sizes(self, texts: Sequence[str]) -> None:
+        if len(texts) > MOST_TEXTS:
+            raise TooLarge(f"a request may have at most {MOST_TEXTS} texts; this one has {len(texts)}")
+        most = self.limits.max_text_characters
+        for text in texts:
+            if len(text) > most:
+                raise TooLarge(
+                    f"a text may have at most {most} characters (INFERD_MAX_TEXT_CHARACTERS); this one has {len(text)}"
+                )
+
+    def _beams(self, beams: int | None, hypotheses: int) -> int:
+        most = self.most_beams
+        if beams is not None and beams > most:
+            raise BadInput(f"num_beams may be at most {most}, not {beams}", parameter="num_beams")
+        if hypotheses > (most if beams is None else beams):
+            limit = f"{most}" if beams is None else f"num_beams, which is {beams}"
+            raise BadInput(
+                f"num_return_sequences may be at most {limit}, not {hypotheses}", parameter="num_return_sequences"
+            )
+        return max(self._search.beams, hypotheses) if beams is None else beams
+
+    def _limit(self, tokens: int, max_length: int | None) -> int:
+        limit = int(self._search.length_factor * tokens) + self._search.length_offset
+        return limit if max_length is None else min(limit, max_length)
+
+    def _cut(self, text: str) -> Iterator[_Part]:
+        place = 0
+        for piece in cut(text, self.source):
+            for part, tokens in self._fitting(piece):
+                yield _Part(part, place, tokens)
+                place += len(part)
+
+    def _cut_markup(self, document: str) -> Iterator[_Part]:
+        """The parts of a document; what is kept beside a sentence is written as HTML again."""
+        for content, is_text in parts_of(document):
+            parts = list(self._cut(html.unescape(content))) if is_text else []
+            if all(part.tokens is None for part in parts):
+                yield _Part(content, 0, None)
+                continue
+            for part in parts:
+                yield part if part.tokens else part._replace(text=html.escape(part.text, quote=False))
+
+    def _fitting(self, piece: Piece) -> Iterator[tuple[str, list[int] | None]]:
+        """A piece with its tokens, if it is translated; a sentence that is too long in several."""
+        if not piece.is_sentence:
+            yield piece.text, None
+            return
+        tokens = self.tokens.encode(piece.text)
+        most = self._how.sizes[-1] - 1
+        if len(tokens) <= most:
+            yield piece.text, tokens
+            return
+        for part in parts_that_fit(piece.text, most, lambda text: [span.end for span in self.tokens.spans(text)]):
+            yield part.text, self.tokens.encode(part.text) if part.is_sentence else None
+
+    def _alignment(
+        self,
+        request: TranslationRequest,
+        pieces: Sequence[str | int],
+        written: Sequence[Sequence[str]],
+        found: Sequence[Sequence[Hypothesis]],
+    ) -> Iterator[Mapping[str, object]]:
+        """Where the model looked for what it wrote, sentence by sentence."""
+        place = 0
+        for piece, text in zip(pieces, _of_rank(pieces, written, 0), strict=True):
+            if isinstance(piece, int):
+                yield self._aligned(request.sources[piece], found[piece][0], place)
+            place += len(text)
+
+    def _aligned(self, source: Source, translation: Hypothesis, place: int) -> Mapping[str, object]:
+        """One sentence, whose translation stands at `place`."""
+        assert translation.attention is not None  # noqa: S101 - it was asked for
+        read = _characters(self.tokens.spans(source.text), len(source.text))
+        pieces = self.tokens.pieces(translation.tokens)
+        counts = [count for _, count in pieces]
+        texts = [text for text, _ in pieces]
+        if len(translation.attention) > len(translation.tokens):
+            counts.append(1)
+            texts.append("")
+        weights = _summed(translation.attention[:, : sum(count for _, count in read)], [count for _, count in read], 1)
+        weights = _summed(weights, counts, 0) / np.array(counts)[:, None]
+        return {
+            "source": [
+                {"text": source.text[start:end], "start": source.start + start, "end": source.start + end}
+                for (start, end), _ in read
+            ],
+            "target": [
+                {"text": text, "start": place + end - len(text), "end": place + end}
+                for text, end in zip(texts, accumulate(map(len, texts)), strict=True)
+            ],
+            "weights": np.round(weights, 4).tolist(),
+        }
+
+
+def texts_of(inputs: object) -> list[str]:
+    """The texts of a request: one, or several.
+
+    Raises:
+        BadInput: they are none.
+    """
+    if isinstance(inputs, bytes):
+        try:
+            inputs = inputs.decode()
+        except UnicodeDecodeError as error:
+            raise BadInput(f"the text is no UTF-8 ({error})") from error
+    several = inputs if isinstance(inputs, list) else [inputs]
+    texts = [text for text in several if isinstance(text, str)]
+    if len(texts) < len(several):
+        raise BadInput("inputs must be a text or a list of texts")
+    if any(map(_HALF.search, texts)):
+        raise BadInput("a text has half of a character (a surrogate) in it, which no text can hold")
+    return texts
+
+
+def _of_rank(pieces: Sequence[str | int], written: Sequence[Sequence[str]], rank: int) -> Iterator[str]:
+    """The parts of a translation: of each sentence the one of this rank, or its best if it has none."""
+    for piece in pieces:
+        if isinstance(piece, str):
+            yield piece
+        else:
+            several = written[piece]
+            yield several[rank] if rank < len(several) else several[0]
+
+
+def _characters(spans: Sequence[Span], length: int) -> list[tuple[Span, int]]:
+    """What the tokens of a sentence were read from, without gaps, and how many each is; the last is the end token."""
+    starts: list[int] = []
+    counts: list[int] = []
+    read = 0
+    for span in spans:
+        if starts and span.start < read:
+            counts[-1] += 1
+        else:
+            starts.append(span.start if starts else 0)
+            counts.append(1)
+        read = max(read, span.end)
+    ends = [*starts[1:], length]
+    read_from = [Span(*ends_of) for ends_of in zip(starts, ends, strict=True)] if starts else []
+    return [*zip(read_from, counts, strict=True), (Span(length, length), 1)]
+
+
+def _summed(array: NDArray[Any], counts: Sequence[int], axis: int) -> NDArray[np.float64]:
+    """Sums of so many neighbours each along an axis."""
+    begins = np.cumsum([0, *counts[:-1]])
+    return np.add.reduceat(array.astype(np.float64), begins, axis=axis)
+
+
+def _check_graphs(variant: Variant, how: TokenizerPreprocessing) -> int:
+    """Refuse graphs that don't go together; return how many candidates the decoder picks."""
+    missing = [role for role in (ENCODER, DECODER) if role not in variant.graphs]
+    if missing:
+        raise BundleRefused("manifest.json", f"a translation needs the graphs {ENCODER} and {DECODER}")
+    encoder, decoder = variant.graphs[ENCODER], variant.graphs[DECODER]
+    read, answered = _by_name(encoder.inputs), _by_name(encoder.outputs)
+    given, told = _by_name(decoder.inputs), _by_name(decoder.outputs)
+    if encoder.step is not None or decoder.step is None or decoder.step.candidates is None:
+        raise BundleRefused("manifest.json", f"{DECODER} must be a step that picks candidates, and {ENCODER} no step")
+    step, candidates = decoder.step, decoder.step.candidates
+    if sorted(read) != sorted((how.input, how.lengths)):
+        raise BundleRefused("manifest.json", f"{encoder.file} must have the inputs {how.input!r} and {how.lengths!r}")
+    _expect(encoder, read[how.input], "INT64", ("batch", None))
+    _expect(encoder, read[how.lengths], "INT64", ("batch",))
+    _expect(decoder, given[step.token], "INT64", ("batch",))
+    tokens, logprobs = told[candidates.tokens], told[candidates.logprobs]
+    count = tokens.shape[1] if tokens.shape and len(tokens.shape) == 2 else 0
+    if not isinstance(count, int):
+        count = 0
+    _expect(decoder, tokens, "INT64", ("batch", count))
+    _expect(decoder, logprobs, "FP32", ("batch", count))
+    for pair in step.states:
+        _expect(decoder, told[pair.output], given[pair.input].datatype, given[pair.input].shape)
+    for name in (*step.context, *(pair.input for pair in step.states)):
+        if name not in answered:
+            raise BundleRefused("manifest.json", f"{encoder.file} does not answer {name!r}, which {decoder.file} needs")
+        _expect(encoder, answered[name], given[name].datatype, given[name].shape)
+    return count
+
+
+def _by_name(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    return {tensor.name: tensor for tensor in tensors}
+
+
+def _expect(graph: Graph, tensor: Tensor, datatype: str, shape: Sequence[int | str | None] | None) -> None:
+    """Refuse a tensor of another datatype or shape; the name of a symbolic axis, or None, means any size."""
+    found = None if tensor.shape is None else [None if isinstance(size, str) else size for size in tensor.shape]
+    wanted = None if shape is None else [None if isinstance(size, str) else size for size in shape]
+    if (tensor.datatype, found) != (datatype, wanted):
+        raise BundleRefused(
+            "manifest.json",
+            f"{graph.file}: {tensor.name!r} is {tensor.datatype} {tensor.shape}, not {datatype} {tuple(shape or ())}",
+        )
