@@ -184,7 +184,6 @@ class Translation:
         self.start, self.end = how.start, how.end
         self.most_beams = candidates // 2
         self.slots_a_row = search.beams
-        self.slots_a_row = search.beams
         self.limits = limits
         self._how = how
         self._search = search
@@ -211,15 +210,6 @@ class Translation:
             alignment=asked.return_alignment,
         )
         return request, asked
-
-    def parse_tensors(self, texts: Sequence[str], parameters: Mapping[str, object]) -> TranslationRequest:
-        """Check a request of the Open Inference Protocol, which may have parameters that mean nothing here.
-
-        Raises:
-            BadInput: as `parse`.
-        """
-        known = {name: value for name, value in parameters.items() if name in Parameters.model_fields}
-        return self.parse(list(texts), {**known, "num_return_sequences": 1, "return_alignment": False})[0]
 
     def parse_tensors(self, texts: Sequence[str], parameters: Mapping[str, object]) -> TranslationRequest:
         """Check a request of the Open Inference Protocol, which may have parameters that mean nothing here.
