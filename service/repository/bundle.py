@@ -71,6 +71,7 @@ class LoadOptions:
                 max_pixels=settings.max_pixels,
                 max_prompt_tokens=settings.max_prompt_tokens,
                 max_new_tokens=settings.max_new_tokens,
+                max_text_characters=settings.max_text_characters,
             ),
         )
 
