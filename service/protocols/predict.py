@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.errors import BadInput, UnsupportedMediaType
-from service.protocols import predict_text
+from service.protocols import predict_text, predict_translation
 from service.protocols.predict_text import Asked
 from service.protocols.requests import (
     answer_headers,
@@ -32,6 +32,7 @@ from service.protocols.requests import (
 from service.repository.batched_model import BatchedModel
 from service.repository.repository import Repository
 from service.repository.text_model import TextModel
+from service.repository.translation_model import TranslationModel
 
 _BODY = msgspec.json.Decoder(Asked)
 
@@ -55,7 +56,7 @@ _OPENAPI = {
                 "schema": {
                     "type": "object",
                     "properties": {
-                        "inputs": {"type": "string"},
+                        "inputs": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
                         "parameters": {"type": "object"},
                         "stream": {"type": "boolean"},
                     },
@@ -80,6 +81,9 @@ def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
             if isinstance(served, TextModel):
                 asked = await _read(request, max_body_bytes, "text/plain")
                 return await predict_text.answer(request, served, asked, deadline, measured)
+            if isinstance(served, TranslationModel):
+                asked = await _read(request, max_body_bytes, "text/plain")
+                return await predict_translation.answer(request, served, asked, deadline)
             asked = await _read(request, max_body_bytes, "image/*")
             assert isinstance(served, BatchedModel)  # noqa: S101 - there are no others
             if asked.stream:
