@@ -17,7 +17,8 @@ from service.errors import InferdError
 from service.machine import cpu_quota
 from service.metrics import Metrics
 from service.observability import Observability
-from service.protocols import health, openai, predict
+from service.protocols import health, libretranslate, openai, predict
+from service.protocols.detection import Detector
 from service.protocols.errors import answer_http_exception, answer_inferd_error, answer_unexpected
 from service.protocols.open_inference import generate, rest
 from service.protocols.open_inference.grpc.server import GrpcServer
@@ -112,6 +113,11 @@ def create_app(settings: Settings, *, control: Control | None = None) -> FastAPI
     app.include_router(rest.router(repository, control, admin=admin, version=version, max_body_bytes=limit))
     app.include_router(openai.router(repository, max_body_bytes=limit))
     app.include_router(generate.router(repository, max_body_bytes=limit))
+    app.include_router(
+        libretranslate.router(
+            repository, Detector(), max_body_bytes=limit, max_text_characters=settings.max_text_characters
+        )
+    )
     app.add_exception_handler(InferdError, answer_inferd_error)
     app.add_exception_handler(HTTPException, answer_http_exception)
     app.add_exception_handler(Exception, answer_unexpected)

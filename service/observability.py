@@ -23,7 +23,13 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """Of the request that this code runs for."""
 
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
-_PROTOCOLS = {"predict": "predict", "v1": "openai", "v2": "open_inference", "health": "health", "metrics": "health"}
+_PROTOCOLS = {
+    "predict": "predict",
+    "v1": "openai",
+    "v2": "open_inference",
+    **dict.fromkeys(("translate", "languages", "detect"), "libretranslate"),
+    **dict.fromkeys(("health", "metrics"), "health"),
+}
 
 
 def identity_of(given: str | None) -> str:

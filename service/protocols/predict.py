@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from fnmatch import fnmatchcase
-from typing import Any
 
 import msgspec
 from fastapi import APIRouter
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -23,6 +21,7 @@ from service.protocols.predict_text import Asked
 from service.protocols.requests import (
     answer_headers,
     deadline_of,
+    form_of,
     json_response,
     parse_json,
     read_body,
@@ -140,17 +139,9 @@ async def _read(request: Request, limit: int, raw: str) -> Asked:
 
 
 async def _read_form(request: Request, limit: int) -> bytes:
-    """Read the form's `file`. The body is bounded first; then the form's parser sees it."""
-    body = await read_body(request, limit)
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    try:
-        async with Request(request.scope, receive).form(max_files=1, max_fields=8) as form:
-            file = form.get("file")
-            if not isinstance(file, UploadFile):
-                raise BadInput("the form must have one file, in a field called 'file'")
-            return await file.read()
-    except HTTPException as error:
-        raise BadInput(f"the form can't be read: {error.detail}") from error
+    """Read the form's `file`."""
+    async with form_of(request, limit, max_files=1, max_fields=8) as form:
+        file = form.get("file")
+        if not isinstance(file, UploadFile):
+            raise BadInput("the form must have one file, in a field called 'file'")
+        return await file.read()

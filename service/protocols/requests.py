@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import msgspec
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive
@@ -52,6 +55,34 @@ async def read_body(request: Request, limit: int) -> bytes:
     except ClientDisconnect as error:
         raise Cancelled("the client went away while it sent its body") from error
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+@asynccontextmanager
+async def form_of(request: Request, limit: int, *, max_files: int, max_fields: int) -> AsyncIterator[FormData]:
+    """Read a form. The body is bounded first; then the form's parser sees it.
+
+    Args:
+        request: its body not read yet.
+        limit: of the body, in bytes.
+        max_files: that the form may have.
+        max_fields: that it may have besides.
+
+    Raises:
+        BadInput: it is no such form, or (as TooLarge) its body is longer than `limit`.
+    """
+    body = await read_body(request, limit)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    try:
+        form = await Request(request.scope, receive).form(max_files=max_files, max_fields=max_fields)
+    except HTTPException as error:
+        raise BadInput(f"the form can't be read: {error.detail}") from error
+    try:
+        yield form
+    finally:
+        await form.close()
 
 
 def parse_json(decoder: msgspec.json.Decoder[T], body: bytes | memoryview, expected: str) -> T:

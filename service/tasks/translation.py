@@ -252,7 +252,7 @@ class Translation:
         Raises:
             BadInput: there can't be so many beams or hypotheses, or (as TooLarge) there is too much.
         """
-        self._check_sizes(texts)
+        check_texts(texts, self.limits.max_text_characters)
         beams = self._beams(beams, hypotheses)
         sources: list[Source] = []
         sentences: list[list[int]] = []
@@ -344,16 +344,6 @@ class Translation:
                     f"this model translates from {self.source!r} to {self.target!r}; {name} may be {own!r} alone, "
                     f"not {given[:40]!r}",
                     parameter=name,
-                )
-
-    def _check_sizes(self, texts: Sequence[str]) -> None:
-        if len(texts) > MOST_TEXTS:
-            raise TooLarge(f"a request may have at most {MOST_TEXTS} texts; this one has {len(texts)}")
-        most = self.limits.max_text_characters
-        for text in texts:
-            if len(text) > most:
-                raise TooLarge(
-                    f"a text may have at most {most} characters (INFERD_MAX_TEXT_CHARACTERS); this one has {len(text)}"
                 )
 
     def _beams(self, beams: int | None, hypotheses: int) -> int:
@@ -458,6 +448,21 @@ def texts_of(inputs: object) -> list[str]:
     if any(map(_HALF.search, texts)):
         raise BadInput("a text has half of a character (a surrogate) in it, which no text can hold")
     return texts
+
+
+def check_texts(texts: Sequence[str], max_characters: int) -> None:
+    """Refuse more than may come in a request.
+
+    Raises:
+        TooLarge: there are too many texts, or one has more than `max_characters`.
+    """
+    if len(texts) > MOST_TEXTS:
+        raise TooLarge(f"a request may have at most {MOST_TEXTS} texts; this one has {len(texts)}")
+    longest = max(map(len, texts), default=0)
+    if longest > max_characters:
+        raise TooLarge(
+            f"a text may have at most {max_characters} characters (INFERD_MAX_TEXT_CHARACTERS); this one has {longest}"
+        )
 
 
 def _of_rank(pieces: Sequence[str | int], written: Sequence[Sequence[str]], rank: int) -> Iterator[str]:
