@@ -65,11 +65,11 @@ class StepModel:
 
     def __init__(self, path: Path) -> None:
         self._session = open_session(path, threads=1)
-        (self._shape,) = (one.shape[1:] for one in self._session.get_inputs() if one.name == STATE)
+        (self._width,) = (one.shape[1] for one in self._session.get_inputs() if one.name == STATE)
 
     def zero_state(self, batch: int) -> NDArray[np.float32]:
-        """The state before the first character (batch, 2, layers, hidden)."""
-        return np.zeros((batch, *self._shape), np.float32)
+        """The state before the first character (batch, 2 layers hidden)."""
+        return np.zeros((batch, self._width), np.float32)
 
     def step(self, tokens: Tokens, state: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Map tokens (batch,) and a state to logits (batch, vocabulary) of the tokens after, and the state after."""

@@ -47,7 +47,16 @@ from training.text_generation.evaluate import (
     sample,
     written,
 )
-from training.text_generation.graph import LOGITS, NEXT_STATE, STATE, STEP, TOKEN, round_to_half, step_graph
+from training.text_generation.graph import (
+    LOGITS,
+    NEXT_STATE,
+    STATE,
+    STEP,
+    TOKEN,
+    round_to_half,
+    state_width,
+    step_graph,
+)
 from training.text_generation.model import CharacterLSTM
 from training.text_generation.train import WATCHED_CHARACTERS, Config
 
@@ -183,7 +192,7 @@ def check(path: Path, model: CharacterLSTM, *, quantised: bool, seed: int) -> No
     Raises:
         ValueError: it is not so; the reason names the tensor.
     """
-    state: tuple[int | str, ...] = (BATCH_AXIS, 2, model.config.layers, model.config.hidden)
+    state: tuple[int | str, ...] = (BATCH_AXIS, state_width(model.config))
     shapes: Mapping[str, tuple[int | str, ...]] = {
         TOKEN: (BATCH_AXIS,),
         STATE: state,
@@ -231,17 +240,17 @@ def carried_difference(path: Path, model: CharacterLSTM, tokens: NDArray[np.int6
 def run_network(
     model: CharacterLSTM, tokens: NDArray[np.int64], state: NDArray[np.float32] | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Run PyTorch over tokens (steps, batch) from a state (batch, 2, layers, hidden), by default zero.
+    """Run PyTorch over tokens (steps, batch) from a state (batch, 2 layers hidden), by default zero.
 
     Returns:
-        logits (steps, batch, vocabulary) and the last state (batch, 2, layers, hidden).
+        logits (steps, batch, vocabulary) and the last state (batch, 2 layers hidden).
     """
     begin = model.zero_state(tokens.shape[1])
     if state is not None:
-        hidden, cell = torch.from_numpy(state).unbind(1)
+        hidden, cell = torch.from_numpy(state).unflatten(1, (2, *begin[0].shape[1:])).unbind(1)
         begin = (hidden, cell)
     logits, after = model(torch.from_numpy(tokens), begin)
-    return logits.numpy(), torch.stack(after, 1).numpy()
+    return logits.numpy(), torch.stack(after, 1).flatten(1).numpy()
 
 
 def random_tokens(vocabulary: int, shape: tuple[int, int], seed: int) -> NDArray[np.int64]:

@@ -16,8 +16,9 @@ from training.core.graph_writer import (
     UNIT_SCALE,
     GraphWriter,
     Operand,
+    TableRow,
     checked_model,
-    quantise_columns,
+    quantise,
     round_to_half,
 )
 from training.core.lstm import LSTMLayer
@@ -42,20 +43,26 @@ def _written(writer: GraphWriter, inputs: dict[str, int], outputs: dict[str, int
 # Products
 
 
-def _of_two(writer: GraphWriter, matrix: Floats, table: Floats) -> str:
+def _of_several(
+    writer: GraphWriter, matrix: Floats, table: Floats, bias: Floats | TableRow | None = None, *, by_column: bool = True
+) -> str:
     """The rows of a table at `token`, beside an `x` that goes up to 3 and a `hidden` that goes up to 1."""
-    return writer.product(
-        "both",
-        [writer.rows("embedded", table, "token"), Operand("x", 8, np.float32(3 / 127)), Operand("hidden", 16)],
-        matrix,
-    )
+    embedded = writer.rows("embedded", table, "token")
+    inputs = [embedded, Operand("x", 8, np.float32(3 / 127)), Operand("hidden", 16)]
+    return writer.product("all", inputs, matrix, bias, by_column=by_column)
 
 
+@pytest.mark.parametrize("bias", ["none", "one", "a row of a table"])
+@pytest.mark.parametrize("by_column", [False, True])
 @pytest.mark.parametrize("quantised", [False, True])
-def test_a_product_of_several_inputs_each_of_its_own_scale(tmp_path: Path, quantised: bool) -> None:
+def test_a_product_of_several_inputs_each_of_its_own_scale(
+    tmp_path: Path, quantised: bool, by_column: bool, bias: str
+) -> None:
     matrix, table = _draw(4 + 8 + 16, 5, seed=2), _draw(7, 4, seed=3, size=0.1)
+    added = {"none": np.zeros((7, 5), np.float32), "one": _draw(1, 5, seed=6).repeat(7, 0)}.get(bias, _draw(7, 5))
+    given = {"none": None, "one": added[0]}.get(bias, TableRow(added, "token"))
     writer = GraphWriter(quantised=quantised)
-    product = _of_two(writer, matrix, table)
+    product = _of_several(writer, matrix, table, given, by_column=by_column)
     path = _written(writer, {"x": 8, "hidden": 16}, {product: 5}, tmp_path / "graph.onnx")
     inputs = {
         "token": np.arange(12) % 7,
@@ -63,6 +70,7 @@ def test_a_product_of_several_inputs_each_of_its_own_scale(tmp_path: Path, quant
         "hidden": _draw(12, 16, seed=5),
     }
     expected = np.concatenate([table[inputs["token"]], inputs["x"], inputs["hidden"]], 1) @ matrix
+    expected += added[inputs["token"]]
     (found,) = open_session(path).run(None, inputs)
     difference = np.abs(found - expected).max()
     assert difference < (0.15 if quantised else 5e-3)
@@ -76,7 +84,7 @@ def test_a_product_of_several_inputs_each_of_its_own_scale(tmp_path: Path, quant
 def test_a_product_is_exactly_that_of_its_bytes(tmp_path: Path) -> None:
     matrix, table = _draw(4 + 8 + 16, 5, seed=2), _draw(7, 4, seed=3, size=0.1)
     writer = GraphWriter(quantised=True)
-    path = _written(writer, {"x": 8, "hidden": 16}, {_of_two(writer, matrix, table): 5}, tmp_path / "graph.onnx")
+    path = _written(writer, {"x": 8, "hidden": 16}, {_of_several(writer, matrix, table): 5}, tmp_path / "a.onnx")
     x, hidden = _draw(3, 8, seed=4, size=3), _draw(3, 16, seed=5)
     (found,) = open_session(path).run(None, {"token": np.array([0, 6, 2]), "x": x, "hidden": hidden})
 
@@ -84,7 +92,7 @@ def test_a_product_is_exactly_that_of_its_bytes(tmp_path: Path) -> None:
     parts = [table[[0, 6, 2]], x, hidden]
     whole = np.concatenate([np.rint(part / scale) for part, scale in zip(parts, scales, strict=True)], 1)
     share = np.repeat(scales, (4, 8, 16)) / max(scales)
-    weight, column = quantise_columns(matrix * share[:, None].astype(np.float32))
+    weight, column = quantise(matrix * share[:, None].astype(np.float32), by_column=True)
     np.testing.assert_allclose(found, (whole @ weight) * column * max(scales), rtol=1e-4, atol=1e-6)
 
 
@@ -100,6 +108,22 @@ def test_a_matrix_that_does_not_fit_its_inputs_is_refused() -> None:
     writer = GraphWriter(quantised=True)
     with pytest.raises(ValueError, match=r"'head': inputs \[4, 5\] wide, a matrix of 8 rows"):
         writer.product("head", [Operand("a", 4), Operand("b", 5)], np.ones((8, 2), np.float32))
+
+
+def test_a_tensor_becomes_bytes_once_and_by_one_scale(tmp_path: Path) -> None:
+    writer = GraphWriter(quantised=True)
+    hidden = Operand("hidden", 4)
+    outputs = {writer.product(name, hidden, _draw(4, 2, seed=seed)): 2 for seed, name in enumerate("ab")}
+    path = _written(writer, {"hidden": 4}, outputs, tmp_path / "graph.onnx")
+    assert [node.op_type for node in onnx.load(path).graph.node].count("QuantizeLinear") == 1
+    with pytest.raises(ValueError, match="'hidden' has the scales"):
+        writer.product("c", Operand("hidden", 4, np.float32(1 / 64)), _draw(4, 2))
+
+
+def test_a_table_that_is_far_larger_than_its_matrix_is_refused() -> None:
+    writer = GraphWriter(quantised=True)
+    with pytest.raises(ValueError, match="'p': the table has far larger numbers"):
+        writer.product("p", Operand("x", 4), np.full((4, 2), 1e-6, np.float32), TableRow(_draw(7, 2), "token"))
 
 
 def test_a_name_stands_for_one_constant() -> None:
@@ -119,16 +143,25 @@ def test_a_graph_is_refused_that_is_not_valid() -> None:
 
 def test_weights_are_rounded_to_seven_bits_by_column() -> None:
     matrix = np.random.default_rng(1).normal(0, 1, (50, 20)).astype(np.float32) * np.linspace(0.01, 3, 20)
-    values, scale = quantise_columns(matrix.astype(np.float32))
+    values, scale = quantise(matrix.astype(np.float32), by_column=True)
     assert (values.dtype, scale.dtype, scale.shape) == (np.int8, np.float32, (20,))
     assert (np.abs(values).max(axis=0) == LARGEST_WEIGHT).all()
     assert (np.abs(values * scale - matrix) <= scale / 2 + 1e-6).all()
 
 
-def test_a_column_of_nothing_stays_nothing() -> None:
-    values, scale = quantise_columns(np.zeros((4, 2), np.float32))
+def test_weights_are_rounded_to_seven_bits_by_one_scale() -> None:
+    matrix = _draw(50, 20) * np.linspace(0.01, 3, 20, dtype=np.float32)
+    values, scale = quantise(matrix, by_column=False)
+    assert (values.dtype, scale.dtype, scale.shape) == (np.int8, np.float32, ())
+    assert np.abs(values).max() == LARGEST_WEIGHT
+    assert (np.abs(values * scale - matrix) <= scale / 2 + 1e-6).all()
+
+
+@pytest.mark.parametrize("by_column", [False, True])
+def test_a_matrix_of_nothing_stays_nothing(by_column: bool) -> None:
+    values, scale = quantise(np.zeros((4, 2), np.float32), by_column=by_column)
     assert not values.any()
-    assert np.isfinite(scale).all()
+    assert (scale == np.float32(1 / LARGEST_WEIGHT)).all()
 
 
 def test_a_table_of_nothing_stays_nothing(tmp_path: Path) -> None:
@@ -149,9 +182,8 @@ def test_a_cell_over_a_product_is_a_step_of_an_lstm_layer(tmp_path: Path, quanti
     round_to_half([layer.input_weight, layer.recurrent_weight])
     matrix = torch.cat([layer.input_weight, layer.recurrent_weight], 1).t().detach().numpy()
     writer = GraphWriter(quantised=quantised)
-    product = writer.product("gates", [Operand("x", 6), Operand("hidden", 16)], matrix)
-    bias = writer.constant("bias", layer.bias.detach().numpy())
-    hidden, cell = writer.cell("", writer.node("Add", [product, bias], "gates"), "cell")
+    gates = writer.product("gates", [Operand("x", 6), Operand("hidden", 16)], matrix, layer.bias.detach().numpy())
+    hidden, cell = writer.cell("", gates, "cell")
     path = _written(writer, {"x": 6, "hidden": 16, "cell": 16}, {hidden: 16, cell: 16}, tmp_path / "graph.onnx")
 
     inputs = {"x": _draw(9, 6), "hidden": _draw(9, 16, seed=2), "cell": _draw(9, 16, seed=3, size=2)}
@@ -164,12 +196,14 @@ def test_a_cell_over_a_product_is_a_step_of_an_lstm_layer(tmp_path: Path, quanti
     require_independent_rows(path, inputs, seed=1)
 
 
-def test_a_graph_says_what_it_is_written_for() -> None:
-    writer = GraphWriter(quantised=False)
+@pytest.mark.parametrize("quantised", [False, True])
+def test_a_graph_says_what_it_is_written_for(quantised: bool) -> None:
+    writer = GraphWriter(quantised=quantised)
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [BATCH_AXIS, 2]) for name in "xy")
-    writer.node("Tanh", ["x"], "y")
+    writer.product("y", Operand("x", 2), np.eye(2, dtype=np.float32))
     model = checked_model(writer.graph("graph", [x], [y]))
-    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", OPSET)]
+    opsets = {opset.domain: opset.version for opset in model.opset_import}
+    assert opsets == {"": OPSET, **({"com.microsoft": 1} if quantised else {})}
     assert (model.graph.name, model.producer_name, model.ir_version) == ("graph", "inferd", 10)
 
 
