@@ -102,6 +102,17 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--seed", type=int, help="the same seed gives the same text")
     generate.add_argument("--stop", action="append", help="a text to end before; may be given more than once")
     generate.set_defaults(run=_generate)
+
+    translate = commands.add_parser("translate", help="translate a text; needs no server")
+    translate.add_argument("text", help="what is translated; - reads it from standard input")
+    translate.add_argument("--model", required=True)
+    translate.add_argument("--model-version", type=int, help="default: the highest")
+    translate.add_argument("--url", help="ask the server at this address in place of loading the model here")
+    translate.add_argument("--num-beams", type=int, help="beginnings that are kept; 1 is the quickest")
+    translate.add_argument("--max-length", type=int, help="cut the translation of a sentence off after so many tokens")
+    translate.add_argument("--length-penalty", type=float, help="the larger, the longer translations get")
+    translate.add_argument("--alternatives", type=int, default=0, help="so many others, each on lines of its own")
+    translate.set_defaults(run=_translate)
     return parser
 
 
@@ -230,6 +241,26 @@ def _ask_for_text(given: argparse.Namespace, prompt: str, parameters: Mapping[st
                 if "error" in event:
                     raise ValueError(f"{given.url}: {event['error']}")
                 yield event["token"]["text"]
+
+
+def _translate(settings: Settings, given: argparse.Namespace) -> int:
+    text = sys.stdin.read() if given.text == "-" else given.text
+    names = ("num_beams", "max_length", "length_penalty")
+    parameters = {name: value for name in names if (value := getattr(given, name)) is not None}
+    parameters["num_return_sequences"] = given.alternatives + 1
+    if given.url:
+        body = json.dumps({"inputs": text, "parameters": parameters}).encode()
+        with _post(_address(given), body, "application/json") as response:
+            (answer,) = json.load(response)
+        texts = [answer["translation_text"], *answer.get("alternatives", ())]
+    else:
+        from service.repository.bundle import LoadOptions, load_bundle
+
+        (translated,) = load_bundle(_find(settings, given), LoadOptions.of(settings)).translate(text, parameters)
+        texts = [translated.text, *translated.alternatives]
+    for one in texts:
+        print(one, end="" if one.endswith("\n") else "\n")
+    return 0
 
 
 def _is_json(given: argparse.Namespace) -> bool:

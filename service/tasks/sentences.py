@@ -79,7 +79,7 @@ def parts_that_fit(sentence: str, most: int, ends: Callable[[str], Sequence[int]
     """
     while sentence:
         # No further than the largest part may reach: the whole of it would be read again for each part.
-        window = sentence[: 4 * most]
+        window = sentence[: 6 * most]
         read = ends(window)
         if len(read) <= most and len(window) == len(sentence):
             yield Piece(sentence, True)

@@ -72,11 +72,12 @@ class Tokens:
 
         Joined, they are what `decode` gives.
         """
+        whole = self.decode(tokens)
         pieces: list[tuple[str, int]] = []
         told, count = "", 0
         for place in range(1, len(tokens) + 1):
-            text = self.decode(tokens[:place])
-            if place == len(tokens) or (text.startswith(told) and not text.endswith("\ufffd")):
+            text = whole if place == len(tokens) else self.decode(tokens[:place])
+            if text is whole or (whole.startswith(text) and text.startswith(told) and not text.endswith("\ufffd")):
                 pieces.append((text[len(told) :], place - count))
                 told, count = text, place
         return pieces

@@ -515,13 +515,18 @@ def _check_graphs(variant: Variant, how: TokenizerPreprocessing) -> int:
     _expect(encoder, read[how.lengths], "INT64", ("batch",))
     _expect(decoder, given[step.token], "INT64", ("batch",))
     tokens, logprobs = told[candidates.tokens], told[candidates.logprobs]
-    count = tokens.shape[1] if tokens.shape and len(tokens.shape) == 2 else 0
+    count = tokens.shape[1] if tokens.shape and len(tokens.shape) == 2 else None
     if not isinstance(count, int):
-        count = 0
+        raise BundleRefused(
+            "manifest.json", f"{decoder.file}: the shape of {tokens.name!r} must tell how many there are"
+        )
     _expect(decoder, tokens, "INT64", ("batch", count))
     _expect(decoder, logprobs, "FP32", ("batch", count))
     for pair in step.states:
-        _expect(decoder, told[pair.output], given[pair.input].datatype, given[pair.input].shape)
+        state = given[pair.input]
+        if state.shape is None or not all(isinstance(size, int) for size in state.shape[1:]):
+            raise BundleRefused("manifest.json", f"{decoder.file}: state {state.name!r} must have one shape")
+        _expect(decoder, told[pair.output], state.datatype, state.shape)
     for name in (*step.context, *(pair.input for pair in step.states)):
         if name not in answered:
             raise BundleRefused("manifest.json", f"{encoder.file} does not answer {name!r}, which {decoder.file} needs")
