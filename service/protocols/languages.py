@@ -1,4 +1,4 @@
-"""What languages are called in English, by their codes of two letters in ISO 639."""
+"""What most languages are called in English, by their codes of two letters in ISO 639."""
 
 from __future__ import annotations
 
@@ -28,4 +28,4 @@ def name_of(language: str) -> str:
     return _BY_CODE.get(language, language)
 
 
-_BY_CODE = dict(entry.split(maxsplit=1) for entry in _NAMES.split(","))
+_BY_CODE = dict(entry.split(" ", 1) for entry in " ".join(_NAMES.split()).split(", "))

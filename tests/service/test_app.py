@@ -55,11 +55,12 @@ def test_a_device_that_is_not_there_keeps_the_app_from_being_made(models: Path) 
 
 
 def test_bundles_are_loaded_as_the_settings_say() -> None:
-    options = LoadOptions.of(Settings(device="cpu", threads=3, max_batch_rows=7, max_pixels=11))
+    options = LoadOptions.of(Settings(device="cpu", threads=3, max_batch_rows=7, max_pixels=11, max_text_characters=5))
     assert options.providers == ("CPUExecutionProvider",)
     assert options.threads == 3
     assert options.max_batch_rows == 7
     assert options.limits.max_pixels == 11
+    assert options.limits.max_text_characters == 5
 
 
 def test_unless_told_otherwise_a_model_has_the_threads_that_this_process_may_use_and_eight_at_most() -> None:
@@ -80,6 +81,9 @@ def test_the_openapi_description_has_every_route_and_what_it_takes(client: TestC
     described = client.get("/openapi.json").json()
     assert described["info"] == {"title": "inferd", "version": version("inferd")}
     assert set(described["paths"]) == {
+        "/detect",
+        "/languages",
+        "/translate",
         "/health/live",
         "/health/ready",
         "/metrics",

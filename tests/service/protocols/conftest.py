@@ -8,6 +8,7 @@ from starlette.testclient import TestClient
 from tests.bundles import make_bundle
 from tests.conftest import start
 from tests.text_bundles import make_text_bundle
+from tests.translation_bundles import WILD, make_translation_bundle
 
 
 @pytest.fixture(scope="session")
@@ -17,5 +18,22 @@ def writer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     make_text_bundle(folder, version=1, seed=4)
     make_text_bundle(folder, version=2)
     make_bundle(folder)
+    with start(models=folder) as ready:
+        yield ready
+
+
+@pytest.fixture(scope="session")
+def translator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """Give a client of an app that serves `tiny-en-de`, of which version 1 is a wild one, and others.
+
+    `tiny-de-en` translates back, `tiny-en-fr` into what it calls French; `tiny` and `tiny-text` translate nothing.
+    """
+    folder = tmp_path_factory.mktemp("translators")
+    make_translation_bundle(folder, version=1, character=WILD)
+    make_translation_bundle(folder, version=2)
+    make_translation_bundle(folder, "tiny-de-en", source="de", target="en")
+    make_translation_bundle(folder, "tiny-en-fr", source="en", target="fr")
+    make_bundle(folder)
+    make_text_bundle(folder)
     with start(models=folder) as ready:
         yield ready
