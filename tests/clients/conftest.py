@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from tests.clients.models import grow, identity, slow, write, write_models, write_text_model
+from tests.clients.models import grow, identity, slow, write, write_models, write_text_model, write_translation_model
 from tests.clients.serving import KEY, Served, serving
 
 
@@ -57,4 +57,14 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("crowded")
     write_text_model(folder, "slow-text", idle_steps=100)
     with serving(folder, workers=1, max_batch_rows=1, max_queue_rows=2, max_queue_s=1000) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def translations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server with two workers of two models that translate word by word, there and back."""
+    folder = tmp_path_factory.mktemp("translations")
+    write_translation_model(folder, "tiny-en-de")
+    write_translation_model(folder, "tiny-de-en", source="de", target="en")
+    with serving(folder, workers=2, max_text_characters=2000) as served:
         yield served

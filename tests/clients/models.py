@@ -66,6 +66,15 @@ def write_text_model(folder: Path, name: str, *, idle_steps: int = 0) -> None:
     subprocess.run([SERVE_PYTHON, "-c", code, folder, name, str(idle_steps)], cwd=ROOT, check=True)
 
 
+def write_translation_model(folder: Path, name: str, *, source: str = "en", target: str = "de") -> None:
+    """Write a bundle that translates word by word, likewise."""
+    code = (
+        "import sys; from pathlib import Path; from tests.translation_bundles import make_translation_bundle; "
+        "make_translation_bundle(Path(sys.argv[1]), sys.argv[2], source=sys.argv[3], target=sys.argv[4])"
+    )
+    subprocess.run([SERVE_PYTHON, "-c", code, folder, name, source, target], cwd=ROOT, check=True)
+
+
 def identity(datatype: str, shape: Shape) -> ModelProto:
     """Make a model whose output `y` is its input `x`."""
     nodes = [helper.make_node("Identity", ["x"], ["y"])]
