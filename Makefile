@@ -16,7 +16,7 @@ LOCK := .venv/lock/bin
 PROTO := service/protocols/open_inference/grpc
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-clients coverage check proto train export loadtest bench-text image chart test-emulated lock clean
+.PHONY: help serve test test-clients coverage check proto train export loadtest bench-text bench-translate image chart test-emulated lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -55,6 +55,9 @@ export: $(DEV)/.ready ## turn the trained TASK into a bundle under models/
 
 loadtest: $(LOADTEST)/.ready ## put load on a running server: loadtests/SCENARIO.py (locustfile)
 	$(LOADTEST)/locust --headless --locustfile loadtests/$(SCENARIO).py $(ARGS)
+
+bench-translate: $(SERVE)/.ready ## measure translation beside the raw limit of its graphs
+	$(SERVE)/python loadtests/bench_translate.py --output loadtests/results $(ARGS)
 
 bench-text: $(SERVE)/.ready ## measure text generation beside the raw limit of its graph
 	$(SERVE)/python loadtests/bench_text.py --output loadtests/results $(ARGS)

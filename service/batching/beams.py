@@ -166,19 +166,14 @@ class BeamStrategy:
         self._attention = step.attention
         self._end = end
         self._rows: Sequence[Row] = ()
-        self._cohorts: Sequence[_Cohort] = ()
+        self._cohorts: Sequence[_Cohort] | None = ()
 
     def seat(self, rows: Sequence[Row]) -> None:
         """See `Strategy`; the rows of a group lie side by side."""
-        for cohort in self._cohorts:
+        for cohort in self._cohorts or ():
             cohort.leave()
         self._rows = rows
-        places: dict[int, dict[BeamGroup, int]] = {}
-        for place, (group, member) in enumerate(rows):
-            if member == 0:  # the first of its group; None is none
-                assert isinstance(group, BeamGroup)  # noqa: S101 - nobody else is given this strategy
-                places.setdefault(group.beams, {})[group] = place
-        self._cohorts = [_Cohort(list(first), list(first.values())) for first in places.values()]
+        self._cohorts = None
 
     def read(self, group: Group, answers: Arrays, place: int) -> None:
         """See `Strategy`."""
@@ -193,6 +188,8 @@ class BeamStrategy:
         places = np.arange(len(self._rows))
         attention = answers[self._attention] if self._attention else None
         ended: dict[Group, None] = {}
+        if self._cohorts is None:
+            self._cohorts = self._seated()
         for cohort in self._cohorts:
             for group in cohort.extend(answers[self.scores], answers[self._tokens], attention, self._end):
                 group.left = 0
@@ -204,6 +201,15 @@ class BeamStrategy:
             return Growth(tokens, places, None, ())
         stay = [place for place, row in enumerate(self._rows) if row.group not in ended]
         return Growth(tokens[stay], places[stay], [self._rows[place] for place in stay], list(ended))
+
+    def _seated(self) -> Sequence[_Cohort]:
+        """The groups that have begun, by their number of beams."""
+        places: dict[int, dict[BeamGroup, int]] = {}
+        for place, (group, member) in enumerate(self._rows):
+            if member == 0:  # the first of its group; None is none
+                assert isinstance(group, BeamGroup)  # noqa: S101 - nobody else is given this strategy
+                places.setdefault(group.beams, {})[group] = place
+        return [_Cohort(list(first), list(first.values())) for first in places.values()]
 
 
 class _Cohort:

@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.batching.arrays import misfit
-from service.batching.contexts import Contexts
+from service.batching.carried import Contexts, States
 from service.batching.groups import Group, Runs
 from service.batching.strategy import Row, Strategy
 from service.errors import RuntimeFailure
-from service.manifest import Graph, Tensor
-from service.tensors import DTYPES, Arrays
+from service.manifest import Graph
+from service.tensors import Arrays
 
 
 class Slots:
@@ -57,15 +56,15 @@ class Slots:
         self._step = graph.step
         self._strategy = strategy
         self._clock = clock
-        self._empty: Arrays = {pair.input: _no_rows(inputs[pair.input]) for pair in graph.step.states}
+        self._states = States({pair.input: inputs[pair.input] for pair in graph.step.states})
         self._contexts = Contexts(graph)
         self.clear()
 
     def clear(self) -> None:
         """Drop everything."""
-        self._states: Arrays = self._empty
         self._tokens = np.zeros(0, np.int64)
-        self._seat([], [])
+        self._seat([], np.zeros(0, np.intp))
+        self._count()
 
     @property
     def live(self) -> int:
@@ -82,14 +81,12 @@ class Slots:
         for group in groups:
             group.runs = self.runs
             group.fed = 1
-        self._states = {
-            name: np.concatenate([state, *(_first_state(group, name, state) for group in groups)])
-            for name, state in self._states.items()
-        }
         first = np.array([group.prompt[0] for group in groups], np.int64)
         self._tokens = np.concatenate([self._tokens, first])
         rows = [*self._rows, *(Row(group, None) for group in groups)]
-        self._seat(rows, [*range(len(self._rows)), *(-1 for _ in groups)])
+        self._seat(rows, np.concatenate([np.arange(len(self._rows)), np.full(len(groups), -1)]))
+        self._held += sum(max(1, group.left) for group in groups)
+        self._reading += len(groups)
 
     def step(self) -> list[Group]:
         """Run the graph once for all live sequences; return the groups whose first tokens came with it, or their end.
@@ -100,13 +97,13 @@ class Slots:
             RuntimeFailure: the run failed, and nothing has changed.
         """
         started = self._clock()
-        outputs = self._run({self._step.token: self._tokens, **self._states, **self._contexts.arrays})
+        outputs = self._run({self._step.token: self._tokens, **self._states.arrays(), **self._contexts.arrays()})
         rows = len(self._rows)
         if wrong := misfit(outputs, rows):
             raise RuntimeFailure(f"the model is at fault: output {wrong}")
         answers: Arrays = {name: outputs[name] for name in self._step.answers}
         seconds = self._clock() - started
-        self._states = {pair.input: outputs[pair.output] for pair in self._step.states}
+        self._states.replace({pair.input: outputs[pair.output] for pair in self._step.states})
         news: list[Group] = []
         if not np.isfinite(answers[self._strategy.scores]).all():
             answers = self._drop_diverged(answers, news)
@@ -156,19 +153,20 @@ class Slots:
         if len(rows) == len(self._rows) and all(one is other for one, other in zip(rows, self._rows, strict=True)):
             return answers
         taken = np.array(places, np.intp)
-        self._move(taken)
-        self._seat(rows, places)
+        self._seat(rows, taken)
+        self._tokens = self._tokens[taken]
+        self._count()
         return {name: answer[taken] for name, answer in answers.items()}
 
     def _grow(self, answers: Arrays, news: list[Group]) -> None:
         """Choose each sequence's next token, and each prompt's; let those go that end."""
         growth = self._strategy.grow(answers, self._finish, self._clock)
         news.extend(growth.news)
-        if growth.places is not None:
-            self._move(growth.places)
         if growth.rows is not None:
-            places = range(len(self._rows)) if growth.places is None else growth.places.tolist()
-            self._seat(growth.rows, places)
+            self._held -= len(self._rows) - len(growth.rows)
+            self._seat(growth.rows, np.arange(len(self._rows)) if growth.places is None else growth.places)
+        elif growth.places is not None:
+            self._states.move(growth.places)
         self._tokens = growth.tokens
         if self._reading:
             for place, (group, member) in enumerate(self._rows):
@@ -182,29 +180,21 @@ class Slots:
 
     def _keep(self, places: list[int]) -> None:
         """Leave only the rows at `places`, which rise."""
-        self._move(np.array(places, np.intp))
-        self._seat([self._rows[place] for place in places], places)
+        taken = np.array(places, np.intp)
+        self._seat([self._rows[place] for place in places], taken)
+        self._tokens = self._tokens[taken]
+        self._count()
 
-    def _move(self, places: NDArray[np.intp]) -> None:
-        """Have row by row the states that lie at `places` now, and the tokens."""
-        self._states = {name: state[places] for name, state in self._states.items()}
-        self._tokens = self._tokens[places]
-
-    def _seat(self, rows: Sequence[Row], places: Sequence[int]) -> None:
-        """Give `rows` the slots, each with the context that lies at its place, if it lies somewhere already."""
+    def _seat(self, rows: Sequence[Row], places: NDArray[np.intp]) -> None:
+        """Give `rows` the slots: each goes on from what lies at its place, or, at -1, from its group's beginning."""
         self._rows = rows
-        self._held = sum(max(1, row.group.left) if row.member is None else 1 for row in rows)
-        self._reading = sum(row.member is None for row in rows)
-        self._contexts.seat([row.group for row in rows], places)
+        groups = [row.group for row in rows]
+        self._states.seat(groups, places)
+        self._contexts.seat(groups, places)
         self._strategy.seat(rows)
 
-
-def _no_rows(state: Tensor) -> NDArray[Any]:
-    sizes = [size for size in (state.shape or ())[1:] if isinstance(size, int)]
-    return np.zeros((0, *sizes), DTYPES[state.datatype])
-
-
-def _first_state(group: Group, name: str, state: NDArray[Any]) -> NDArray[Any]:
-    """The state with which a group's prompt begins (1, ...), like the others of its name."""
-    given = group.start.get(name)
-    return np.zeros((1, *state.shape[1:]), state.dtype) if given is None else given
+    def _count(self) -> None:
+        """Count the slots that are held, those included that a group will need once its prompt is read."""
+        prompts = [row.group for row in self._rows if row.member is None]
+        self._reading = len(prompts)
+        self._held = len(self._rows) - len(prompts) + sum(max(1, group.left) for group in prompts)

@@ -113,7 +113,10 @@ def test_alternatives_come_best_first_and_the_best_is_the_same_as_without_them()
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_groups_of_every_kind_that_come_and_go_find_what_each_finds_alone(seed: int) -> None:
+def test_groups_of_every_kind_that_come_and_go_find_what_each_finds_alone(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr("service.batching.carried._SHRINK_AFTER", 1 + seed % 4)
     draw = random.Random(seed)  # noqa: S311
     model = DecoderModel(likes_end=-3.0)
     slots = beam_slots(model, capacity=16)
@@ -141,15 +144,22 @@ def test_groups_of_every_kind_that_come_and_go_find_what_each_finds_alone(seed: 
     assert max(model.rows) > 6
 
 
-def test_contexts_are_as_long_as_the_longest_that_lives() -> None:
+@pytest.mark.parametrize(("patience", "sources"), [(1, [2, 10, 10, 10, 2, 2]), (64, [2, 10, 10, 10, 10, 10])])
+def test_contexts_are_as_long_as_the_longest_that_lives_or_did_a_moment_ago(
+    monkeypatch: pytest.MonkeyPatch, patience: int, sources: list[int]
+) -> None:
+    monkeypatch.setattr("service.batching.carried._SHRINK_AFTER", patience)
     model = DecoderModel(likes_end=-50)
     slots = beam_slots(model, capacity=8)
-    long, short = Asked(source=9, seed=1, limit=3), Asked(source=2, seed=2, limit=6)
-    slots.join([short.group()])
-    slots.step()
-    slots.join([long.group()])
+    asked = [Asked(source=2, seed=2, limit=6), Asked(source=9, seed=1, limit=3)]
+    groups = [one.group() for one in asked]
+    for group in groups:
+        slots.join([group])
+        slots.step()
     grow(slots)
-    assert model.sources == [2, 10, 10, 10, 2, 2]
+    assert model.sources == sources
+    for one, group in zip(asked, groups, strict=True):
+        expect(group, search(DecoderModel(likes_end=-50), one))
 
 
 def test_a_group_that_comes_to_no_number_fails_alone() -> None:

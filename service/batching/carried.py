@@ -1,0 +1,162 @@
+"""What the rows of a step graph carry from run to run: states, which each run makes anew, and contexts, which stay.
+
+Rows change places several times between two runs: groups come, their prompts are read, beginnings are ranked, others
+end. What they carry is copied once, before the next run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.batching.groups import Group
+from service.manifest import Graph, Tensor
+from service.tensors import DTYPES, Arrays
+
+_SHRINK_AFTER = 64
+"""So many times must contexts have come or gone, none of them long, before all are made shorter again."""
+
+
+class States:
+    """The states of the rows.
+
+    Args:
+        tensors: the graph's inputs of states, by name.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._arrays: Arrays = {name: _no_rows(tensor) for name, tensor in tensors.items()}
+        self._groups: Sequence[Group] = ()
+        self._places: NDArray[np.intp] | None = None
+
+    def replace(self, arrays: Arrays) -> None:
+        """Take what a run has made of them, row by row."""
+        self._arrays, self._places = arrays, None
+
+    def seat(self, groups: Sequence[Group], places: NDArray[np.intp]) -> None:
+        """Have row by row those of `groups`.
+
+        Args:
+            groups: whose row it is.
+            places: which row each was (rows,); -1 where its group begins with it.
+        """
+        self._groups = groups
+        self.move(places)
+
+    def move(self, places: NDArray[np.intp]) -> None:
+        """Have each row go on from the one at its place; whose rows they are does not change."""
+        self._places = _composed(self._places, places)
+
+    def arrays(self) -> Arrays:
+        """The states (rows, ...) each."""
+        if self._places is not None:
+            self._arrays = {name: self._gathered(name, self._places) for name in self._arrays}
+            self._places = None
+        return self._arrays
+
+    def _gathered(self, name: str, places: NDArray[np.intp]) -> NDArray[Any]:
+        before = self._arrays[name]
+        if len(before):
+            found = before.take(places, axis=0, mode="clip")
+        else:
+            found = np.zeros((len(places), *before.shape[1:]), before.dtype)
+        for row in np.flatnonzero(places < 0).tolist():
+            given = self._groups[row].start.get(name)
+            found[row] = 0 if given is None else given[0]
+        return found
+
+
+class Contexts:
+    """What the rows look at in every step: each context as long as the longest, filled up with zeros.
+
+    They are large beside all else, and go from one buffer to another.
+
+    Args:
+        graph: the step.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        inputs = {tensor.name: tensor for tensor in graph.inputs}
+        names = graph.step.context if graph.step else ()
+        self._open = {
+            name: [axis for axis, size in enumerate(inputs[name].shape or ()) if axis and isinstance(size, str)]
+            for name in names
+        }
+        self._arrays: Arrays = {}
+        self._spare: dict[str, NDArray[Any]] = {}
+        self._groups: Sequence[Group] = ()
+        self._places: NDArray[np.intp] | None = None
+        self._too_long = 0  # times
+
+    def seat(self, groups: Sequence[Group], places: NDArray[np.intp]) -> None:
+        """See `States.seat`; rows of one group have the same."""
+        if not self._open or (len(groups) == len(self._groups) and all(map(_same, groups, self._groups))):
+            return
+        self._groups = groups
+        self._places = _composed(self._places, places)
+
+    def arrays(self) -> Arrays:
+        """The contexts (rows, ...) each; they last until the next but one are asked for."""
+        if self._places is not None:
+            self._arrays = {name: self._gathered(name, shape, self._places) for name, shape in self._shapes().items()}
+            self._places = None
+        return self._arrays
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """What each context must have room for: the longest of those that live, or for a while of those that did."""
+        different = list({id(group): group.context for group in self._groups}.values())
+        needed, kept = {}, {}
+        for name, axes in self._open.items() if different else ():
+            shape = list(different[0][name].shape[1:])
+            before = self._arrays[name].shape if name in self._arrays else ()
+            longer = shape.copy()
+            for axis in axes:
+                shape[axis - 1] = max(context[name].shape[axis] for context in different)
+                longer[axis - 1] = max(shape[axis - 1], *before[axis : axis + 1], 0)
+            needed[name], kept[name] = tuple(shape), tuple(longer)
+        self._too_long = self._too_long + 1 if needed != kept else 0
+        if self._too_long < _SHRINK_AFTER:
+            return kept
+        self._too_long = 0
+        return needed
+
+    def _gathered(self, name: str, shape: tuple[int, ...], places: NDArray[np.intp]) -> NDArray[Any]:
+        """One of the contexts, in the buffer that it is not in now."""
+        rows, before = len(places), self._arrays.get(name)
+        buffer = self._spare.get(name)
+        if buffer is None or len(buffer) < rows or buffer.shape[1:] != shape:
+            buffer = np.zeros((2 * rows, *shape), self._groups[0].context[name].dtype)
+        found = buffer[:rows]
+        if before is not None:
+            if before.shape[1:] == shape:
+                np.take(before, places, axis=0, out=found, mode="clip")
+            else:
+                kept = np.flatnonzero(places >= 0)
+                part: Any = tuple(map(slice, np.minimum(before.shape[1:], shape).tolist()))
+                found[:] = 0
+                found[(kept, *part)] = before[(places[kept], *part)]  # what is cut off is zeros
+            self._spare[name] = before if before.base is None else before.base
+        for row in np.flatnonzero(places < 0).tolist():
+            own = self._groups[row].context[name][0]
+            found[row] = 0
+            found[row][tuple(map(slice, own.shape))] = own
+        return found
+
+
+def _composed(before: NDArray[np.intp] | None, places: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Where rows lie that go on from `places`, when what was there lay at `before`; -1 stays that."""
+    if before is None or not len(before):
+        return places
+    return np.where(places < 0, -1, before.take(places, mode="clip"))
+
+
+def _no_rows(state: Tensor) -> NDArray[Any]:
+    sizes = [size for size in (state.shape or ())[1:] if isinstance(size, int)]
+    return np.zeros((0, *sizes), DTYPES[state.datatype])
+
+
+def _same(one: Group, other: Group) -> bool:
+    return one is other
