@@ -4,11 +4,16 @@
 one run on one machine, for 1, 8, 32 and 64 texts that grow at once:
 
 - the limit: ONNX Runtime running the step graph in a bare loop at that batch size, one thread, nothing sampled;
-- one by one: the same engine with one slot, so that a text waits until the one before is done;
+- one by one: the same engine with one slot, so that a text waits until the one before is done; in process, and over
+  HTTP by a server of one worker with one slot;
 - in process: the engine (`Stepper`), with as many texts at once as said, sampled at temperature 1;
-- over HTTP: `inferd serve` with one worker and with two, read as server-sent events by a process of its own.
+- over HTTP: `inferd serve` with one worker and with two, read as server-sent events by a process of its own
+  (`read_streams.py`), which shares the cores with the server.
 
-Everything is a ratio to the limit at that batch size, or to one by one. Times between tokens are ratios to a bare step.
+A text has 1,000 characters after a prompt of six, and whoever has one asks for the next. Prompts, ends and requests are
+part of what is measured; how all of them begin is not, and the first texts are of different lengths, so that later ones
+don't begin and end together. Everything is a ratio to the limit at that batch size, or to one by one. Times between
+tokens are ratios to a bare step, of eight of the connections.
 """
 
 from __future__ import annotations
@@ -16,37 +21,27 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
-import re
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
+from benching import ROOT, add, load, machine, server
 
 from service.batching.policy import LatencyProfile, Limits
 from service.batching.sampling import Sampling, key_of
 from service.batching.sequences import Continuation, SampledGroup
 from service.batching.stepper import Stepper
-from service.repository.bundle import Bundle, LoadOptions, load_bundle
+from service.repository.bundle import Bundle
 from service.repository.generation import text_slots
-from service.repository.scan import scan
-from service.settings import Settings
 
-ROOT = Path(__file__).resolve().parents[1]
 STREAMS = (1, 8, 32, 64)
 PROMPT = "ROMEO:"
-LENGTH = 400
-"""Characters a text; prompts and ends are part of what is measured."""
+LENGTH = 1000
+"""Characters a text."""
 
 
 def main() -> None:
@@ -55,33 +50,33 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=ROOT / "models")
     parser.add_argument("--model", default="shakespeare")
     parser.add_argument("--prompt", default=PROMPT)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--repeat", type=int, default=3, help="measurements of each kind; the median counts")
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2], help="of the servers; none = no HTTP")
     parser.add_argument("--output", type=Path, help="a folder: text.json and text.md are written into it")
     given = parser.parse_args()
-    bundle = _load(given.models, given.model)
+    bundle = load(given.models, given.model)
     prompt = bundle.task.tokens_of(given.prompt)
     rows: dict[int, dict[str, Any]] = {streams: {} for streams in STREAMS}
     for _ in range(given.repeat):  # in turns, so that a machine that drifts drifts for all
         for streams in STREAMS:
             measured = rows[streams]
-            _add(measured, "limit", bare_steps(bundle, streams, given.seconds / 4) * streams)
-            _add(measured, "in process", asyncio.run(in_process(bundle, prompt, streams, streams, given.seconds)))
-        _add(rows[1], "one by one", asyncio.run(in_process(bundle, prompt, 8, 1, given.seconds)))
+            add(measured, "limit", bare_steps(bundle, streams, given.seconds / 4) * streams)
+            add(measured, "in process", asyncio.run(in_process(bundle, prompt, streams, streams, given.seconds)))
+        add(rows[1], "one by one", asyncio.run(in_process(bundle, prompt, 8, 1, given.seconds)))
     for workers in given.workers:
         with server(given.models, workers) as port:
             for _ in range(given.repeat):
                 for streams in STREAMS:
-                    _add(rows[streams], "limit", bare_steps(bundle, streams, given.seconds / 4) * streams)
+                    add(rows[streams], "limit", bare_steps(bundle, streams, given.seconds / 4) * streams)
                     read = over_http(port, given.model, given.prompt, streams, given.seconds)
                     for name, value in read.items():
-                        _add(rows[streams], f"{name}, {workers} workers", value)
+                        add(rows[streams], f"{name}, {workers} workers", value)
     if given.workers:
-        with server(given.models, 1, slots=1) as port:
+        with server(given.models, 1, batch_rows=1) as port:
             for _ in range(given.repeat):
                 read = over_http(port, given.model, given.prompt, 8, given.seconds)
-                _add(rows[1], "one by one over HTTP", read["characters_per_s"])
+                add(rows[1], "one by one over HTTP", read["characters_per_s"])
     result = {"machine": machine(bundle), **summary(rows, given.workers)}
     written = report(result, given.workers)
     print(written)
@@ -112,7 +107,10 @@ def bare_steps(bundle: Bundle, rows: int, seconds: float) -> float:
 
 
 async def in_process(bundle: Bundle, prompt: list[int], streams: int, slots: int, seconds: float) -> float:
-    """Characters a second of the engine, with `streams` readers that begin anew when a text ends."""
+    """Characters a second of the engine, with `streams` readers that begin anew when a text ends.
+
+    The first texts are of different lengths, as those that `read_streams.py` asks for.
+    """
     stepper = Stepper(
         text_slots(bundle.session.run, bundle.session.graph, capacity=slots),
         profile=LatencyProfile(((1, 0.0001),)),
@@ -123,11 +121,12 @@ async def in_process(bundle: Bundle, prompt: list[int], streams: int, slots: int
 
     async def read(number: int) -> int:
         characters = 0
-        seed = number
+        seed, length = number, max(1, LENGTH * (number + 1) // streams)
         while time.perf_counter() < until:
             seed += streams
             changed = asyncio.Event()
-            sequence = Continuation(key_of(seed, 0, 0), Sampling(), limit=LENGTH)
+            sequence = Continuation(key_of(seed, 0, 0), Sampling(), limit=length)
+            length = LENGTH
             group = SampledGroup(prompt, [sequence], changed=changed, streamed=True)
             stepper.submit(group)
             while not group.done:
@@ -154,27 +153,6 @@ def over_http(port: int, model: str, prompt: str, streams: int, seconds: float) 
     read = subprocess.run(command, check=True, capture_output=True, text=True)
     figures: dict[str, float] = json.loads(read.stdout)
     return figures
-
-
-@contextmanager
-def server(models: Path, workers: int, *, slots: int = 64) -> Iterator[int]:
-    """A server of the models on a free port, where so many texts grow at once in a worker; the port."""
-    environment = {**os.environ, "INFERD_PORT": "0", "INFERD_GRPC_PORT": "", "INFERD_WORKERS": str(workers)}
-    environment |= {"INFERD_MODELS": str(models), "INFERD_THREADS": "1", "INFERD_MAX_QUEUE_S": "60"}
-    environment["INFERD_MAX_BATCH_ROWS"] = str(slots)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service.cli", "serve"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        found = (re.search(r"running on http://[\d.]+:(\d+)", line) for line in process.stderr or ())
-        port = next((int(one[1]) for one in found if one), None)
-        if port is None:
-            raise RuntimeError("the server ended before it listened")
-        _wait_until_ready(port)
-        yield port
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
 
 
 def summary(rows: dict[int, dict[str, list[float]]], workers: list[int]) -> dict[str, Any]:
@@ -247,47 +225,6 @@ def report(result: dict[str, Any], workers: list[int]) -> str:
                 f"| {http['between_tokens_p99_steps']:.0f} |"
             )
     return "\n".join(lines)
-
-
-def machine(bundle: Bundle) -> dict[str, Any]:
-    """What it was measured on."""
-    described = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    names = re.findall(r"model name\s*:\s*(.*)", described)
-    git = ["git", "rev-parse", "HEAD"]
-    commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=False)
-    return {
-        "model": f"{bundle.folder.name} {bundle.folder.version}, {bundle.variant}",
-        "processor": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "onnxruntime": onnxruntime.__version__,
-        "commit": commit.stdout.strip() or "unknown",
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-    }
-
-
-def _load(models: Path, name: str) -> Bundle:
-    folders = [folder for folder in scan(models) if folder.name == name]
-    if not folders:
-        raise SystemExit(f"there is no model {name!r} in {models}")
-    return load_bundle(folders[-1], LoadOptions.of(Settings(device="cpu", threads=1, workers=1)))
-
-
-def _add(measured: dict[str, list[float]], name: str, value: float) -> None:
-    measured.setdefault(name, []).append(value)
-
-
-def _wait_until_ready(port: int) -> None:
-    for _ in range(600):
-        connection = HTTPConnection("127.0.0.1", port, timeout=5)
-        try:
-            connection.request("GET", "/health/ready")
-            if connection.getresponse().status == 200:
-                return
-        finally:
-            connection.close()
-        time.sleep(0.1)
-    raise RuntimeError("the server is not ready")
 
 
 if __name__ == "__main__":
