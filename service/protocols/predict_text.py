@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from typing import Any
 
 import msgspec
@@ -81,6 +82,10 @@ async def _events(
     async with aclosing(generation.parts()) as news:
         async for (part,) in news:
             text += part.texts
+            if not part.finish and not parameters.top_n_tokens:
+                yield b"".join(map(_plain_event, count(index), part.tokens, part.texts, part.scores))
+                index += len(part.tokens)
+                continue
             tokens = [_token(*one) for one in zip(part.tokens, part.texts, part.scores, strict=True)]
             tops = [_top(model, scores) if parameters.top_n_tokens else None for scores in part.scores]
             if part.finish and part.count > index + len(tokens):
@@ -100,6 +105,16 @@ async def _events(
             yield b"".join(map(event, events))
 
 
+def _plain_event(index: int, token: int, text: str, scores: TokenScores) -> bytes:
+    """An event with nothing but a token: there are many, and this takes half the time of what knows all events."""
+    return _PLAIN_EVENT % (index, token, _encode(text), _encode(scores.logprob))
+
+
+_encode = msgspec.json.encode
+_PLAIN_EVENT = (
+    b'data: {"index":%d,"token":{"id":%d,"text":%b,"logprob":%b,"special":false},'
+    b'"top_tokens":null,"generated_text":null,"details":null}\n\n'
+)
 _NO_TOKEN = {"id": 0, "text": "", "logprob": 0.0, "special": True}
 
 
