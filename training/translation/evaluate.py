@@ -16,7 +16,7 @@ from training.core.run import Run, finished_run
 from training.translation.data import Corpus, load_corpus, shared_targets
 from training.translation.model import Translator
 from training.translation.scores import score
-from training.translation.search import SearchConfig
+from training.translation.search import NetworkEngine, SearchConfig
 from training.translation.tokens import load_tokenizer
 from training.translation.train import NOT_OF_THE_RUN, TOKENIZER, Config, count_parameters, translations
 
@@ -50,7 +50,9 @@ def evaluate(config: Config, folder: Path) -> None:
     results = []
     for part, examples in (("validation", corpus.validation), ("test", corpus.test)):
         for search in _searches(config.search):
-            found = score(translations(model, tokenizer, examples, search), [one.references for one in examples])
+            found = score(
+                translations(NetworkEngine(model), tokenizer, examples, search), [one.references for one in examples]
+            )
             results.append({"part": part, **search.model_dump(), **asdict(found)})
             logger.info(
                 "%s, beam %d, length penalty %g: BLEU %.2f, chrF %.2f on %d sentences with %d references",

@@ -2,12 +2,14 @@
 
 A translation's score is its log-likelihood over the length penalty of Wu et al. 2016 (arXiv:1609.08144, section 7). A
 search ends when none of its beginnings would be better than what is finished if it ended with its next token; it
-depends on no other sentence's, but for the rounding of sums in a batch.
+depends on no other sentence's, but for the rounding of sums in a batch. Whatever computes the network, PyTorch or the
+graphs of a bundle, is searched by the same code: an `Engine`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from pydantic import Field
@@ -44,12 +46,93 @@ def length_penalty(tokens: int, exponent: float) -> float:
     return float(((5 + tokens) / 6) ** exponent)
 
 
-@torch.no_grad()
-def translate(model: Translator, sources: Sequence[Sequence[int]], config: SearchConfig) -> list[list[int]]:
-    """Translate `sources`, each without special tokens, as the answers are.
+class Beginnings(Protocol):
+    """Translations as far as they are written, a row each."""
+
+    def step(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Read the last token of each.
+
+        Returns:
+            The likeliest tokens to follow each (rows, candidates), int64, and the natural logarithms of their
+            probabilities (rows, candidates). Padding and the start token are none of them.
+        """
+        ...
+
+    def keep(self, rows: Tensor, *, fewer: bool) -> None:
+        """Go on with the beginnings `rows` (any,), in that order.
+
+        Args:
+            rows: which, int64.
+            fewer: whether sentences are left out. If not, the sentence of each row stays what it was.
+        """
+        ...
+
+
+class Engine(Protocol):
+    """A network, however it is computed."""
+
+    def begin(self, sources: Sequence[Sequence[int]], beam: int, candidates: int) -> Beginnings:
+        """Read sentences, and begin `beam` translations of each, side by side.
+
+        Args:
+            sources: tokens without special ones.
+            beam: rows for each.
+            candidates: how many are needed of each row, if there are so many.
+        """
+        ...
+
+
+class NetworkEngine:
+    """A network in PyTorch.
 
     Args:
         model: in evaluation mode.
+    """
+
+    def __init__(self, model: Translator) -> None:
+        self._model = model
+
+    @torch.no_grad()
+    def begin(self, sources: Sequence[Sequence[int]], beam: int, candidates: int) -> Beginnings:
+        """See `Engine`."""
+        device = self._model.token_bias.device
+        memory, (hidden, cell) = self._model.encode(source_batch(sources).to(device))
+        rows = torch.arange(len(sources), device=device).repeat_interleave(beam)
+        return _NetworkBeginnings(self._model, memory.rows(rows), (hidden[rows], cell[rows]), candidates)
+
+
+class _NetworkBeginnings:
+    def __init__(self, model: Translator, memory: Memory, state: State, candidates: int) -> None:
+        self._model, self._memory, self._state, self._candidates = model, memory, state, candidates
+
+    @torch.no_grad()
+    def step(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        features, self._state, _ = self._model.decode(
+            tokens.to(self._memory.outputs.device)[None], self._memory, self._state
+        )
+        likely = log_probabilities(self._model, features[0])
+        best = likely.topk(min(self._candidates, likely.shape[1]), dim=1)
+        return best.indices.cpu(), best.values.cpu()
+
+    def keep(self, rows: Tensor, *, fewer: bool) -> None:
+        rows = rows.to(self._memory.outputs.device)
+        self._state = (self._state[0][rows], self._state[1][rows])
+        if fewer:
+            self._memory = self._memory.rows(rows)
+
+
+def log_probabilities(model: Translator, features: Tensor) -> Tensor:
+    """Natural logarithms of the probabilities of the tokens that follow `features` (..., embedding), in float32."""
+    logits = model.score(features).float()
+    logits[..., [PAD_TOKEN, START_TOKEN]] = float("-inf")
+    return torch.log_softmax(logits, -1)
+
+
+def translate(engine: Engine, sources: Sequence[Sequence[int]], config: SearchConfig) -> list[list[int]]:
+    """Translate `sources`, each without special tokens, as the answers are.
+
+    Args:
+        engine: the network.
         sources: tokens of sentences.
         config: how to search.
     """
@@ -57,7 +140,7 @@ def translate(model: Translator, sources: Sequence[Sequence[int]], config: Searc
     order = sorted(range(len(sources)), key=lambda place: len(sources[place]))
     for begin in range(0, len(order), _SENTENCES):
         places = order[begin : begin + _SENTENCES]
-        search = _Search(model, [sources[place] for place in places], config)
+        search = _Search(engine, [sources[place] for place in places], config)
         for place, translation in zip(places, search.run(), strict=True):
             found[place] = translation
     return found
@@ -67,25 +150,21 @@ class _Search:
     """Some sentences side by side, `beam` rows for each that is not finished.
 
     Args:
-        model: in evaluation mode.
+        engine: the network.
         sources: tokens of sentences.
         config: how to search.
     """
 
-    def __init__(self, model: Translator, sources: Sequence[Sequence[int]], config: SearchConfig) -> None:
-        self._model, self._beam = model, config.beam
+    def __init__(self, engine: Engine, sources: Sequence[Sequence[int]], config: SearchConfig) -> None:
+        self._beam = config.beam
         self._exponent = config.length_penalty if config.beam > 1 else 0.0
-        device = model.token_bias.device
         beam, count = config.beam, len(sources)
-        memory, state = model.encode(source_batch(sources).to(device))
-        rows = torch.arange(count, device=device).repeat_interleave(beam)
-        self._memory: Memory = memory.rows(rows)
-        self._state: State = (state[0][rows], state[1][rows])
+        self._beginnings = engine.begin(sources, beam, 2 * beam)
         self._limits = [longest_translation(len(source)) for source in sources]
         self._finished: list[list[tuple[float, list[int]]]] = [[] for _ in sources]
         self._sentences = list(range(count))  # that are searched on
-        self._written = torch.full((count, beam, 1), START_TOKEN, device=device)
-        self._scores = torch.full((count, beam), float("-inf"), device=device)
+        self._written = torch.full((count, beam, 1), START_TOKEN)
+        self._scores = torch.full((count, beam), float("-inf"))
         self._scores[:, 0] = 0.0  # all rows are the same at first: one of them goes on
 
     def run(self) -> list[list[int]]:
@@ -123,15 +202,11 @@ class _Search:
 
     def _candidates(self) -> tuple[Tensor, Tensor, Tensor]:
         """The best continuations of each sentence, twice as many as the beam has rows: score, token, row."""
-        model, beam = self._model, self._beam
-        last = self._written[:, :, -1].reshape(1, -1)
-        features, self._state, _ = model.decode(last, self._memory, self._state)
-        logits = model.score(features[0]).float()
-        logits[:, [PAD_TOKEN, START_TOKEN]] = float("-inf")
-        vocabulary = logits.shape[1]
-        likelihoods = torch.log_softmax(logits, 1).view(-1, beam, vocabulary)
-        best = (self._scores[:, :, None] + likelihoods).flatten(1).topk(2 * beam, dim=1)
-        return best.values, best.indices % vocabulary, best.indices // vocabulary
+        count, beam = self._scores.shape
+        tokens, likely = self._beginnings.step(self._written[:, :, -1].flatten())
+        scores = (self._scores[:, :, None] + likely.view(count, beam, -1)).flatten(1)
+        best = scores.topk(2 * beam, dim=1)
+        return best.values, tokens.view(count, -1).gather(1, best.indices), best.indices // tokens.shape[1]
 
     def _cut_off(self, length: int) -> None:
         """Finish what has come to its limit without an end."""
@@ -142,10 +217,9 @@ class _Search:
 
     def _keep(self, numbers: list[int], origins: Tensor) -> None:
         """Go on with some of the sentences, each row with the state of the row that it comes from."""
-        chosen = torch.tensor(numbers, dtype=torch.int64, device=origins.device)
-        rows = (chosen[:, None] * self._beam + origins[chosen]).flatten()
-        self._state = (self._state[0][rows], self._state[1][rows])
-        if len(numbers) < len(self._sentences):
-            self._memory = self._memory.rows(rows)
+        chosen = torch.tensor(numbers, dtype=torch.int64)
+        fewer = len(numbers) < len(self._sentences)
+        self._beginnings.keep((chosen[:, None] * self._beam + origins[chosen]).flatten(), fewer=fewer)
+        if fewer:
             self._written, self._scores = self._written[chosen], self._scores[chosen]
             self._sentences = [self._sentences[number] for number in numbers]

@@ -24,7 +24,7 @@ from training.translation.data import Corpus, DataConfig, Example, load_corpus
 from training.translation.loss import smoothed_loss
 from training.translation.model import ModelConfig, Translator
 from training.translation.scores import score
-from training.translation.search import SearchConfig, translate
+from training.translation.search import Engine, NetworkEngine, SearchConfig, translate
 from training.translation.tokens import (
     PAD_TOKEN,
     TokensConfig,
@@ -132,16 +132,14 @@ def measures(
     return {
         "validation_loss": loss_of(network, pairs),
         "validation_bleu": score(
-            translations(network, tokenizer, examples, _GREEDY), [one.references for one in examples]
+            translations(NetworkEngine(network), tokenizer, examples, _GREEDY), [one.references for one in examples]
         ).bleu,
     }
 
 
-def translations(
-    network: Translator, tokenizer: Tokenizer, examples: Sequence[Example], config: SearchConfig
-) -> list[str]:
+def translations(engine: Engine, tokenizer: Tokenizer, examples: Sequence[Example], config: SearchConfig) -> list[str]:
     """The network's translation of each of `examples`."""
-    found = translate(network, encode(tokenizer, [one.source for one in examples]), config)
+    found = translate(engine, encode(tokenizer, [one.source for one in examples]), config)
     return [decode(tokenizer, tokens) for tokens in found]
 
 

@@ -9,7 +9,7 @@ from tests.training.translation.test_model import network
 from training.translation import search
 from training.translation.batches import batch_of, source_batch
 from training.translation.model import Translator
-from training.translation.search import SearchConfig, length_penalty, longest_translation, translate
+from training.translation.search import NetworkEngine, SearchConfig, length_penalty, longest_translation, translate
 from training.translation.tokens import END_TOKEN, PAD_TOKEN, START_TOKEN
 
 WORDS = (3, 4, 5)
@@ -48,7 +48,7 @@ def _greedy(model: Translator, source: list[int]) -> list[int]:
 @pytest.mark.parametrize("seed", range(6))
 def test_a_beam_of_one_takes_the_most_likely_token_after_token(seed: int) -> None:
     model = _network(seed)
-    assert translate(model, SOURCES, GREEDY) == [_greedy(model, source) for source in SOURCES]
+    assert translate(NetworkEngine(model), SOURCES, GREEDY) == [_greedy(model, source) for source in SOURCES]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -58,7 +58,7 @@ def test_a_beam_that_holds_everything_finds_the_most_likely_translation(
     monkeypatch.setattr(search, "longest_translation", lambda _: 4)
     model = _network(seed)
     everything = [list(words) for length in range(4) for words in product(WORDS, repeat=length)]
-    found = translate(model, SOURCES, SearchConfig(beam=64, length_penalty=0.0))
+    found = translate(NetworkEngine(model), SOURCES, SearchConfig(beam=64, length_penalty=0.0))
     for source, translation in zip(SOURCES, found, strict=True):
         assert translation == max(everything, key=lambda one: _likelihood(model, source, one))
 
@@ -68,17 +68,17 @@ def test_a_search_is_the_same_alone_and_beside_others_in_any_order(exponent: flo
     config = SearchConfig(beam=4, length_penalty=exponent)
     for seed in range(4):
         model = _network(seed)
-        together = translate(model, SOURCES, config)
-        assert together == [translate(model, [source], config)[0] for source in SOURCES]
-        assert together[::-1] == translate(model, SOURCES[::-1], config)
+        together = translate(NetworkEngine(model), SOURCES, config)
+        assert together == [translate(NetworkEngine(model), [source], config)[0] for source in SOURCES]
+        assert together[::-1] == translate(NetworkEngine(model), SOURCES[::-1], config)
 
 
 def test_many_sentences_are_searched_in_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     model = _network(1)
-    whole = translate(model, SOURCES, SearchConfig())
+    whole = translate(NetworkEngine(model), SOURCES, SearchConfig())
     monkeypatch.setattr(search, "_SENTENCES", 2)
-    assert translate(model, SOURCES, SearchConfig()) == whole
-    assert translate(model, [], SearchConfig()) == []
+    assert translate(NetworkEngine(model), SOURCES, SearchConfig()) == whole
+    assert translate(NetworkEngine(model), [], SearchConfig()) == []
 
 
 def test_longer_translations_are_preferred_the_larger_the_exponent() -> None:
@@ -86,7 +86,7 @@ def test_longer_translations_are_preferred_the_larger_the_exponent() -> None:
         sum(
             len(one)
             for seed in range(6)
-            for one in translate(_network(seed), SOURCES, SearchConfig(beam=5, length_penalty=exponent))
+            for one in translate(NetworkEngine(_network(seed)), SOURCES, SearchConfig(beam=5, length_penalty=exponent))
         )
         for exponent in (0.0, 1.0, 3.0)
     ]
@@ -99,7 +99,7 @@ def test_a_translation_without_an_end_is_cut_off(beam: int) -> None:
     model = _network(2)
     with torch.no_grad():
         model.token_bias[END_TOKEN] = -100.0
-    found = translate(model, SOURCES, SearchConfig(beam=beam))
+    found = translate(NetworkEngine(model), SOURCES, SearchConfig(beam=beam))
     assert [len(one) for one in found] == [longest_translation(len(source)) for source in SOURCES]
     assert all(token in WORDS for one in found for token in one)
 

@@ -14,7 +14,7 @@ from training.translation import train as train_module
 from training.translation.batches import Batch, Bucketing, batch_of
 from training.translation.data import load_corpus
 from training.translation.evaluate import load_trained
-from training.translation.search import SearchConfig
+from training.translation.search import NetworkEngine, SearchConfig
 from training.translation.tokens import PAD_TOKEN, encode, load_tokenizer
 from training.translation.train import loss_of, tokenizer_of, train, translations
 
@@ -106,8 +106,8 @@ def test_the_loss_that_is_watched_is_that_of_all_tokens(trained: Project) -> Non
 def test_translations_come_in_the_order_of_their_sentences(trained: Project) -> None:
     _, corpus, tokenizer, model = load_trained(trained.config(), trained.folder("first"))
     examples = corpus.test
-    found = translations(model, tokenizer, examples, SearchConfig(beam=1))
-    assert translations(model, tokenizer, examples[::-1], SearchConfig(beam=1)) == found[::-1]
+    found = translations(NetworkEngine(model), tokenizer, examples, SearchConfig(beam=1))
+    assert translations(NetworkEngine(model), tokenizer, examples[::-1], SearchConfig(beam=1)) == found[::-1]
     names = [(one.source.split()[0], text.split()[0]) for one, text in zip(examples, found, strict=True)]
     assert sum(source == target for source, target in names) > len(names) / 2
 
