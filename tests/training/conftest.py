@@ -54,6 +54,12 @@ def fashion_mnist(data_dir: Path) -> Path:
 
 
 @pytest.fixture
+def mnist(data_dir: Path) -> Path:
+    """The folder of the real MNIST files."""
+    return _folder_with(data_dir, "mnist")
+
+
+@pytest.fixture
 def cifar10_resnets(data_dir: Path) -> Path:
     """The folder of the published CIFAR-10 weights."""
     return _folder_with(data_dir, "cifar10_resnets")

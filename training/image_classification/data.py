@@ -1,4 +1,4 @@
-"""The data sets: Fashion-MNIST, or any folder of images by class."""
+"""The data sets: Fashion-MNIST, MNIST, or any folder of images by class."""
 
 from __future__ import annotations
 
@@ -22,13 +22,6 @@ from training.core.data import RemoteFile, fetch, sha256_of
 from training.core.seeding import generator
 from training.image_classification.augment import AugmentConfig, augment
 
-_FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
-_FASHION_MD5 = {
-    "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-    "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
-    "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
-    "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
-}
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _MAX_PIXELS = 100_000_000
 
@@ -37,33 +30,73 @@ _SPLIT_SEED = 1
 INPUT = "image"
 """The network's input, by the name it has in the graph."""
 
-_FASHION_LABELS = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+
+@dataclass(frozen=True)
+class _Published:
+    """A data set in the four files of MNIST: where it is, and the md5 of each file."""
+
+    name: str
+    licence: str
+    home: str
+    url: str
+    md5: dict[str, str]
+    labels: tuple[str, ...]
+
+
+_PUBLISHED = {
+    "fashion_mnist": _Published(
+        name="Fashion-MNIST",
+        licence="MIT",
+        home="https://github.com/zalandoresearch/fashion-mnist",
+        url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        md5={
+            "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+            "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+            "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+            "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+        },
+        labels=(
+            "T-shirt/top",
+            "Trouser",
+            "Pullover",
+            "Dress",
+            "Coat",
+            "Sandal",
+            "Shirt",
+            "Sneaker",
+            "Bag",
+            "Ankle boot",
+        ),
+    ),
+    "mnist": _Published(
+        name="MNIST",
+        licence="CC BY-SA 3.0",
+        home="http://yann.lecun.com/exdb/mnist/",
+        url="https://ossci-datasets.s3.amazonaws.com/mnist/",
+        md5={
+            "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+            "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
+            "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
+            "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+        },
+        labels=tuple("0123456789"),
+    ),
+}
 
 
 class DataConfig(ConfigModel):
     """Which images, and how they are split.
 
     Attributes:
-        source: `fashion_mnist`, or `folder` for pictures in `path`/train/<class>/ (and `path`/test/<class>/; without
-            one, `test_share` of each class is held out).
+        source: `fashion_mnist`, `mnist`, or `folder` for pictures in `path`/train/<class>/ (and `path`/test/<class>/;
+            without one, `test_share` of each class is held out).
         validation: images of the training part that are held out to select by; below 1, a share of it.
         path: of the folder; the other fields say how its pictures become the network's input.
         name: what the manifest calls the folder's data.
         licence: of the folder's data.
     """
 
-    source: Literal["fashion_mnist", "folder"] = "fashion_mnist"
+    source: Literal["fashion_mnist", "mnist", "folder"] = "fashion_mnist"
     validation: float = Field(default=5000, gt=0)
     path: str = ""
     name: str = "a folder of images"
@@ -125,13 +158,14 @@ def load_data(config: DataConfig) -> DataSet:
         ValueError: a file is not what it should be, or the folder has no pictures of two classes.
         OSError: a file can't be read or downloaded.
     """
-    return _load_fashion_mnist(config) if config.source == "fashion_mnist" else _load_folder(config)
+    return _load_folder(config) if config.source == "folder" else _load_published(config)
 
 
-def _load_fashion_mnist(config: DataConfig) -> DataSet:
+def _load_published(config: DataConfig) -> DataSet:
+    published = _PUBLISHED[config.source]
     paths = {
-        name: fetch(RemoteFile("fashion_mnist", name, _FASHION_URL + name, f"md5:{md5}"))
-        for name, md5 in _FASHION_MD5.items()
+        name: fetch(RemoteFile(config.source, name, published.url + name, f"md5:{md5}"))
+        for name, md5 in published.md5.items()
     }
     train, test = (
         Part(
@@ -142,11 +176,11 @@ def _load_fashion_mnist(config: DataConfig) -> DataSet:
     )
     kept, held_out = _split(train, config.validation, generator(_SPLIT_SEED, "split"))
     return DataSet(
-        name="Fashion-MNIST",
-        licence="MIT",
-        url="https://github.com/zalandoresearch/fashion-mnist",
+        name=published.name,
+        licence=published.licence,
+        url=published.home,
         sha256={name: sha256_of(path) for name, path in paths.items()},
-        labels=_FASHION_LABELS,
+        labels=published.labels,
         train=kept,
         validation=held_out,
         test=test,

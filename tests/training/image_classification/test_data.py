@@ -399,3 +399,17 @@ def test_fashion_mnist_is_split_as_it_was_for_the_bundle_that_ships(fashion: Dat
     # Pictures that were held out once must never be trained on: the figures of models/ are measured on them.
     digest = hashlib.sha256(fashion.validation.pixels.numpy().tobytes()).hexdigest()
     assert digest == "1d5186ba8ace38938149097d4bf192b7f47612aaf492f39976b67a1452f1c295"
+
+
+# MNIST itself
+
+
+@pytest.mark.data
+def test_mnist_is_read_as_its_authors_describe_it(mnist: Path) -> None:
+    data = load_data(DataConfig(source="mnist"))
+    assert (data.name, data.labels) == ("MNIST", tuple("0123456789"))
+    assert (len(data.train), len(data.validation), len(data.test)) == (55_000, 5_000, 10_000)
+    assert data.test.labels[:5].tolist() == [7, 2, 1, 0, 4]
+    assert data.preprocessing.mean == pytest.approx((0.1307,), abs=1e-3)
+    assert data.preprocessing.std == pytest.approx((0.3081,), abs=1e-3)
+    assert data.sha256.keys() == {path.name for path in mnist.glob("*.gz")}
