@@ -210,9 +210,9 @@ def report(result: dict[str, Any], workers: list[int]) -> str:
     if workers:
         lines += [
             "",
-            f"Over HTTP, as events of `generate_stream`, texts of {LENGTH:,} characters; server and reader share the cores. "
-            f"One by one over HTTP: {result['one_by_one_over_http_characters_per_s']:,.0f} characters/s. In brackets the "
-            "least and the most of all turns.",
+            f"Over HTTP, as events of `generate_stream`, texts of {LENGTH:,} characters; server and reader share the "
+            f"cores. One by one over HTTP: {result['one_by_one_over_http_characters_per_s']:,.0f} characters/s. In "
+            "brackets the least and the most of all turns.",
             "",
             "| texts at once | workers | characters/s | of the limit | times one by one in process | ... over HTTP "
             "| first token, p95 (bare steps) | between tokens, p99 (bare steps) |",
