@@ -70,7 +70,6 @@ class BeamGroup(Group):
         "exponent",
         "extensions",
         "finished",
-        "length",
         "likely",
         "limit",
         "scores",
@@ -100,7 +99,6 @@ class BeamGroup(Group):
         self.wanted = wanted
         self.attentive = attentive
         self.finished: list[Hypothesis] = []
-        self.length = 0  # of the beginnings
         self.scores = np.full(beams, -math.inf)  # of the beginnings: their log-likelihoods
         self.scores[0] = 0.0  # all are the same at first: one of them goes on
         self.extensions: list[_Extension] = []
@@ -111,8 +109,13 @@ class BeamGroup(Group):
         return self.beams
 
     @property
+    def length(self) -> int:
+        """How many tokens each beginning has."""
+        return len(self.extensions)
+
+    @property
     def row_steps_left(self) -> int:
-        """See `Group`."""
+        """See `Group`: as many as are likely."""
         return len(self.prompt) - self.fed + self.beams * max(1, self.likely - self.length)
 
     @property
@@ -120,16 +123,24 @@ class BeamGroup(Group):
         """What an answer has to be better than to be among the wanted ones."""
         return self.finished[-1].score if len(self.finished) == self.wanted else -math.inf
 
-    def finish(self, tokens: Sequence[int], logprob: float, length: int, attention: NDArray[np.float32] | None) -> None:
-        """Take in a finished answer of `length`, if it is among the best."""
+    def finish(self, row: int, logprob: float, length: int, last: NDArray[np.float32] | None = None) -> None:
+        """Take in an answer, if it is among the best.
+
+        Args:
+            row: the beginning that is it.
+            logprob: its log-likelihood.
+            length: in tokens, the end token included.
+            last: where the beginning looked for its end, if it came to one and that is told.
+        """
         score = logprob / float(_penalty(length, self.exponent))
         if score <= self.bar:
             return
+        tokens, attention = self._trace(row, last)
         self.finished.append(Hypothesis(tuple(tokens), score, logprob, attention))
         self.finished.sort(key=lambda one: -one.score)
         del self.finished[self.wanted :]
 
-    def trace(self, row: int, last: NDArray[np.float32] | None) -> tuple[list[int], NDArray[np.float32] | None]:
+    def _trace(self, row: int, last: NDArray[np.float32] | None) -> tuple[list[int], NDArray[np.float32] | None]:
         """The tokens of a beginning, and where each and what comes after them (`last`, if it is told) looked."""
         tokens: list[int] = []
         looked = [] if last is None else [last]
@@ -240,8 +251,8 @@ class _Cohort:
 
     def leave(self) -> None:
         """Hand what belongs to each group back to it."""
-        for group, scores, length in zip(self._groups, self._scores, self._lengths.tolist(), strict=True):
-            group.scores, group.length = scores, length
+        for group, scores in zip(self._groups, self._scores, strict=True):
+            group.scores = scores
 
     def extend(
         self, logprobs: NDArray[Any], candidates: NDArray[np.int64], attention: NDArray[np.float32] | None, end: int
@@ -291,8 +302,7 @@ class _Cohort:
         """A beginning has ended; it has not been extended yet."""
         group = self._groups[number]
         last = attention[self.places[number, row]] if attention is not None and group.attentive else None
-        tokens, looked = group.trace(row, last)
-        group.finish(tokens, logprob, int(self._lengths[number]), looked)
+        group.finish(row, logprob, int(self._lengths[number]), last)
         self._bars[number] = group.bar
 
     def _cut_off(self, number: int) -> None:
@@ -301,8 +311,7 @@ class _Cohort:
         for row in range(min(group.wanted - len(group.finished), self._beams)):
             logprob = float(self._scores[number, row])
             if math.isfinite(logprob):
-                tokens, looked = group.trace(row, None)
-                group.finish(tokens, logprob, int(self._lengths[number]), looked)
+                group.finish(row, logprob, int(self._lengths[number]))
 
 
 def _penalty(length: int | NDArray[np.int64], exponent: float | NDArray[np.float64]) -> NDArray[np.float64]:

@@ -124,7 +124,7 @@ class Group(ABC):
     @property
     @abstractmethod
     def row_steps_left(self) -> int:
-        """How many row-steps it may take from now on."""
+        """How many row-steps it may take from now on, or is likely to where that can be told: from any thread."""
 
 
 _NOTHING: Arrays = {}

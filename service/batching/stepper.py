@@ -104,10 +104,12 @@ class Stepper:
         self._wake = threading.Event()
         self._ending = False
 
-    def submit(self, *groups: Group) -> None:
-        """Queue the groups of one request; `changed` of each tells of its tokens and of its end.
+    def admit(self, *widths: int, share: float = 1.0) -> None:
+        """Return if groups of so many sequences would be taken now.
 
-        They are all taken or none, and however long they may grow, they don't stand in each other's way.
+        Args:
+            widths: of the groups of one request.
+            share: of the queue that may be full then.
 
         Raises:
             NotReady: the stepper is draining.
@@ -116,19 +118,48 @@ class Stepper:
         """
         if self._draining:
             raise NotReady("the model is being stopped and takes no new requests")
-        for group in groups:
-            if not group.prompt:
-                raise BadInput("a prompt needs at least one token")
-            if group.width > self._slots.capacity:
-                raise TooLarge(f"a group may have at most {self._slots.capacity} sequences; this one has {group.width}")
-        width = sum(group.width for group in groups)
-        self._admit(width)
+        capacity = self._slots.capacity
+        if (widest := max(widths, default=0)) > capacity:
+            raise TooLarge(f"a group may have at most {capacity} sequences; this one has {widest}")
+        queued = self._submitted - self._left_queue
+        wanted = queued + sum(widths)
+        if wanted <= self._slots.free:
+            return
+        most, most_s = max(self._limits.max_queue_rows * share, capacity), self._limits.max_queue_s * share
+        if wanted > most:
+            raise Overloaded(
+                f"the queue is full: {queued} sequences wait, and {most:.0f} may",
+                retry_after_s=max(_SHORTEST_RETRY_S, self._predicted_wait_s() - most_s),
+            )
+        if queued and (wait_s := self._predicted_wait_s()) > most_s:
+            raise Overloaded(
+                f"the queue is full: the predicted wait is {wait_s:.3g} s, and may be {most_s:.3g} s",
+                retry_after_s=max(_SHORTEST_RETRY_S, wait_s - most_s),
+            )
+
+    def submit(self, *groups: Group, share: float = 1.0) -> None:
+        """Queue the groups of one request; `changed` of each tells of its tokens and of its end.
+
+        They are all taken or none, and however long they may grow, they don't stand in each other's way.
+
+        Args:
+            groups: that are taken.
+            share: of the queue that may be full then: whoever can wait elsewhere leaves the rest to others.
+
+        Raises:
+            BadInput: a prompt is empty.
+            NotReady, TooLarge, Overloaded: see `admit`.
+        """
+        if not all(group.prompt for group in groups):
+            raise BadInput("a prompt needs at least one token")
+        widths = [group.width for group in groups]
+        self.admit(*widths, share=share)
         now = self._clock()
         for group in groups:
             group.enqueued_at = now
         self._open.update(groups)
         self._nothing_open.clear()
-        self._submitted += width
+        self._submitted += sum(widths)
         self._submitted_row_steps += sum(group.row_steps_left for group in groups)
         self._arrivals.extend(groups)
         if not self._thread.ident:
@@ -157,23 +188,8 @@ class Stepper:
         """Return how much waits and lives."""
         return StepperStatistics(queued=self._submitted - self._left_queue, live=self._slots.live)
 
-    def _admit(self, width: int) -> None:
-        queued = self._submitted - self._left_queue
-        if not queued and width <= self._slots.free:
-            return
-        if queued + width > max(self._limits.max_queue_rows, self._slots.capacity):
-            raise Overloaded(
-                f"the queue is full: {queued} sequences wait, and {self._limits.max_queue_rows} may",
-                retry_after_s=max(_SHORTEST_RETRY_S, self._predicted_wait_s() - self._limits.max_queue_s),
-            )
-        if queued and (wait_s := self._predicted_wait_s()) > self._limits.max_queue_s:
-            raise Overloaded(
-                f"the queue is full: the predicted wait is {wait_s:.3g} s, and may be {self._limits.max_queue_s:.3g} s",
-                retry_after_s=max(_SHORTEST_RETRY_S, wait_s - self._limits.max_queue_s),
-            )
-
     def _predicted_wait_s(self) -> float:
-        """When the slots would be free if every sequence grew as long as it may; mostly they end before."""
+        """When the slots would be free if every sequence grew as long as it may, or as is likely."""
         row_steps = self._submitted_row_steps - self._left_queue_row_steps
         row_steps += sum(group.row_steps_left for group in list(self._live))
         return row_steps / self._slots.capacity * self._profile.seconds(self._slots.capacity)

@@ -162,6 +162,18 @@ def test_contexts_are_as_long_as_the_longest_that_lives_or_did_a_moment_ago(
         expect(group, search(DecoderModel(likes_end=-50), one))
 
 
+def test_what_is_left_to_do_falls_with_every_step() -> None:
+    group = Asked(source=3, seed=1, beams=3, limit=30).group(likely=5)
+    slots = beam_slots(DecoderModel(likes_end=-50), capacity=3)
+    slots.join([group])
+    left = []
+    while slots.live:
+        left.append(group.row_steps_left)
+        slots.step()
+    assert left[:7] == [15, 12, 9, 6, 3, 3, 3]
+    assert len(left) == 30
+
+
 def test_a_group_that_comes_to_no_number_fails_alone() -> None:
     model = DecoderModel(likes_end=-50)
     model.diverges_at = 7

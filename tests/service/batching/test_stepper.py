@@ -237,6 +237,47 @@ def test_nobody_waits_longer_than_predicted_but_somebody_always_may() -> None:
     asyncio.run(main())
 
 
+def test_nobody_is_refused_while_there_are_slots_for_all_that_wait() -> None:
+    async def main() -> None:
+        model = GatedModel()
+        stepper = stepper_of(model, capacity=6, seconds=1.0, max_queue_s=1.0)
+        stepper.submit(group_of(limit=ENDLESS))
+        wait_for_a_run(model)
+        for choices in (2, 1, 2):  # while one run lasts: each waits for the next
+            stepper.submit(group_of(choices=choices, limit=ENDLESS))
+        with pytest.raises(Overloaded, match="the predicted wait"):
+            stepper.submit(group_of())
+        stepper.abort(NotReady("enough"))
+        model.open()
+        await drained(stepper)
+
+    asyncio.run(main())
+
+
+def test_who_leaves_a_share_of_the_queue_to_others_is_refused_before_them() -> None:
+    async def main() -> None:
+        model = GatedModel()
+        stepper = stepper_of(model, capacity=2, seconds=1.0, max_queue_rows=8, max_queue_s=22.0)
+        stepper.submit(group_of(choices=2, limit=10))
+        wait_for_a_run(model)
+        stepper.submit(group_of(choices=2, limit=10), share=0.5)
+        with pytest.raises(Overloaded, match=r"the predicted wait is 20\.\d s, and may be 11 s"):
+            stepper.admit(1, share=0.5)
+        stepper.admit(1)
+        stepper.submit(group_of(choices=2, limit=1))
+        with pytest.raises(Overloaded, match="the queue is full: 4 sequences wait, and 4 may"):
+            stepper.submit(group_of(), share=0.5)
+        stepper.submit(group_of())
+        assert stepper.statistics() == StepperStatistics(queued=5, live=1)
+        stepper.abort(NotReady("enough"))
+        model.open()
+        await drained(stepper)
+        with pytest.raises(NotReady):
+            stepper.admit(1)
+
+    asyncio.run(main())
+
+
 def test_the_groups_of_a_request_do_not_stand_in_each_others_way() -> None:
     async def main() -> None:
         model = GatedModel()
