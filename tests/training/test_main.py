@@ -23,9 +23,8 @@ def _call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
         (("image_classification",), "required: step"),
         (("image_classification", "trane"), "invalid choice: 'trane'"),
         (("weather", "train"), "invalid choice: 'weather'"),
-        (("translation", "export"), "translation can't export yet"),
     ],
-    ids=["nothing", "no step", "no such step", "no such task", "not yet"],
+    ids=["nothing", "no step", "no such step", "no such task"],
 )
 def test_a_command_that_is_none_says_what_there_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], problem: str
@@ -39,6 +38,15 @@ def test_a_command_that_is_none_says_what_there_is(
 def test_a_task_is_known_by_its_folder() -> None:
     folders = {path.parent.name for path in (ROOT / "training").glob("*/config.toml")}
     assert set(TASKS) == folders
+
+
+def test_a_step_that_a_task_does_not_have_yet_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("training.__main__.TASKS", ("core",))
+    with pytest.raises(SystemExit):
+        _call(monkeypatch, "core", "train")
+    assert "core can't train yet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("step", ["train", "evaluate", "export"])

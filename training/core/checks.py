@@ -20,7 +20,7 @@ from training.core.export import BATCH_AXIS, open_session, tensors_of
 
 Feed = Mapping[str, NDArray[Any]]
 
-_PRODUCTS = {"Conv", "FusedConv", "FusedGemm", "FusedMatMul", "GRU", "Gemm", "LSTM", "MatMul", "RNN"}
+_PRODUCTS = {"Conv", "FusedConv", "FusedGemm", "FusedMatMul", "GRU", "Gemm", "LSTM", "MatMul", "MatMulNBits", "RNN"}
 """Operators that ONNX Runtime has for products of floats."""
 
 _LOWEST, _HIGHEST = -64, 63

@@ -94,11 +94,31 @@ def graph_variants(
         tolerances: of the golden replay, by variant.
         step: what its tensors mean where it is run once a token.
     """
+    by_role = {name: {graph: file} for name, file in files.items()}
+    return variants_of_graphs(bundle, by_role, tolerances, {graph: step} if step else {})
+
+
+def variants_of_graphs(
+    bundle: Path,
+    files: Mapping[str, Mapping[str, str]],
+    tolerances: Mapping[str, Tolerance],
+    steps: Mapping[str, Step],
+) -> dict[str, Variant]:
+    """What a manifest says of variants.
+
+    Args:
+        bundle: the folder.
+        files: of the graphs, by variant and role.
+        tolerances: of the golden replay, by variant.
+        steps: what the tensors mean of graphs that are run once a token, by role.
+    """
     variants = {}
-    for name, file in files.items():
-        inputs, outputs = tensors_of(bundle / file)
-        entry = Graph(file=file, inputs=inputs, outputs=outputs, step=step)
-        variants[name] = Variant(graphs={graph: entry}, tolerance=tolerances[name])
+    for name, graphs in files.items():
+        entries = {}
+        for role, file in graphs.items():
+            inputs, outputs = tensors_of(bundle / file)
+            entries[role] = Graph(file=file, inputs=inputs, outputs=outputs, step=steps.get(role))
+        variants[name] = Variant(graphs=entries, tolerance=tolerances[name])
     return variants
 
 

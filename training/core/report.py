@@ -44,6 +44,23 @@ def plot_confusion(confusion: NDArray[np.int64], labels: Sequence[str], path: Pa
     _save(figure, path)
 
 
+def plot_attention(weights: NDArray[np.float32], source: Sequence[str], target: Sequence[str], path: Path) -> None:
+    """Draw where a decoder looked into a PNG at `path`.
+
+    Args:
+        weights: shares of the places that were looked at (target, source).
+        source: what was read, piece by piece.
+        target: what was written.
+        path: of the picture.
+    """
+    figure, axes = plt.subplots(figsize=(1.5 + 0.45 * len(source), 1.5 + 0.32 * len(target)), layout="constrained")
+    axes.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.xaxis.tick_top()
+    axes.set_xticks(range(len(source)), source, rotation=60, ha="left")
+    axes.set_yticks(range(len(target)), target)
+    _save(figure, path)
+
+
 def _save(figure: Figure, path: Path) -> None:
     # Without the date and the version of matplotlib, the same numbers give the same file.
     figure.savefig(path, dpi=100, metadata={"Software": None})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,19 @@ from training.translation.graph import (
     TOKENS,
 )
 from training.translation.search import Beginnings
-from training.translation.tokens import START_TOKEN
+from training.translation.tokens import PAD_TOKEN, START_TOKEN
 
 Arrays = dict[str, NDArray[Any]]
+
+
+def encoder_inputs(sources: Sequence[Sequence[int]]) -> Arrays:
+    """The encoder's inputs of sentences, each of tokens without special ones, filled up to a multiple of eight."""
+    batch = source_batch(sources)
+    tokens = batch.tokens.t().numpy()
+    return {
+        TOKENS: np.pad(tokens, ((0, 0), (0, -tokens.shape[1] % 8)), constant_values=PAD_TOKEN),
+        LENGTHS: batch.lengths.numpy(),
+    }
 
 
 class GraphEngine:
@@ -56,12 +66,14 @@ class GraphEngine:
 
     def encode(self, sources: Sequence[Sequence[int]]) -> Arrays:
         """What the decoder is given of sentences, each of tokens without special ones."""
-        batch = source_batch(sources)
-        names = (MEMORY, PRESENT, STATE)
-        inputs = {TOKENS: batch.tokens.t().contiguous().numpy(), LENGTHS: batch.lengths.numpy()}
-        return dict(zip(names, self._encoder.run(names, inputs), strict=True))
+        return self.read(encoder_inputs(sources))
 
-    def decode(self, tokens: NDArray[np.int64], given: Arrays) -> Arrays:
+    def read(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        """The encoder's outputs by name."""
+        names = (MEMORY, PRESENT, STATE)
+        return dict(zip(names, self._encoder.run(names, dict(inputs)), strict=True))
+
+    def decode(self, tokens: NDArray[np.int64], given: Mapping[str, NDArray[Any]]) -> Arrays:
         """The decoder's outputs by name, of `tokens` (rows,) and what else it is given."""
         names = (CANDIDATES, LOGPROBS, NEXT_STATE, ATTENTION)
         return dict(zip(names, self._decoder.run(names, {TOKEN: tokens, **given}), strict=True))
@@ -77,7 +89,7 @@ class GraphEngine:
         for token in (START_TOKEN, *translation):
             outputs = self.decode(np.array([token]), given)
             given[STATE] = outputs[NEXT_STATE]
-            looked.append(outputs[ATTENTION][0])
+            looked.append(outputs[ATTENTION][0, : len(source) + 1])
         return np.stack(looked)
 
 

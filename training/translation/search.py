@@ -20,6 +20,9 @@ from training.translation.batches import source_batch
 from training.translation.model import Memory, State, Translator
 from training.translation.tokens import END_TOKEN, PAD_TOKEN, START_TOKEN
 
+LENGTH_FACTOR, LENGTH_OFFSET = 2, 10
+"""Of which length a translation is cut off, by that of its sentence: see `longest_translation`."""
+
 _SENTENCES = 64
 
 
@@ -38,7 +41,7 @@ class SearchConfig(ConfigModel):
 
 def longest_translation(tokens: int) -> int:
     """Tokens after which the translation of a sentence of `tokens` is cut off, the end token of each not counted."""
-    return 2 * tokens + 10
+    return LENGTH_FACTOR * tokens + LENGTH_OFFSET
 
 
 def length_penalty(tokens: int, exponent: float) -> float:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Annotated, Literal, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.core.bundle import BundleConfig
 from training.core.config import ConfigModel
 from training.core.loop import FitConfig, best_device, fit
 from training.core.provenance import hardware
@@ -41,7 +42,7 @@ NOT_OF_THE_RUN = frozenset({"export", "search"})
 
 TOKENIZER = "tokenizer.json"
 
-_WATCHED = 1500
+WATCHED_SENTENCES = 1500
 _GREEDY = SearchConfig(beam=1, length_penalty=0.0)
 
 
@@ -59,6 +60,41 @@ class TrainConfig(ConfigModel):
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
 
 
+class ExportConfig(BundleConfig):
+    """What becomes of a trained network.
+
+    Attributes:
+        source: the language that it reads, as ISO 639 has it.
+        target: the language that it writes.
+        variants: which ones the bundle holds.
+        max_bleu_loss: how much BLEU int8 may lose against float32 on the validation part to be the default.
+        length_penalties: of these, that with the best BLEU on the validation part is what the bundle searches by.
+        sizes: to the smallest of these that is enough a sentence is filled up, in tokens. In multiples of eight, ONNX
+            Runtime's products of floats add up a sentence's numbers in one order, whichever it is filled up to.
+    """
+
+    source: str
+    target: str
+    variants: tuple[Literal["fp32", "int8"], ...] = Field(default=("int8",), min_length=1)
+    max_bleu_loss: float = Field(default=0.5, ge=0)
+    length_penalties: tuple[Annotated[float, Field(ge=0)], ...] = Field(default=(0.0, 0.5, 1.0, 1.5), min_length=1)
+    sizes: tuple[Annotated[int, Field(ge=8, multiple_of=8)], ...] = (8, 16, 24, 32, 48, 64)
+
+    @field_validator("variants", "sizes")
+    @classmethod
+    def _each_once(cls, values: tuple[str | int, ...]) -> tuple[str | int, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError("each may be there once")
+        return values
+
+    @field_validator("sizes")
+    @classmethod
+    def _rising(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        if list(sizes) != sorted(sizes):
+            raise ValueError("sizes must rise")
+        return sizes
+
+
 class Config(ConfigModel):
     """A whole run, as in `config.toml`."""
 
@@ -69,6 +105,7 @@ class Config(ConfigModel):
     fit: FitConfig
     train: TrainConfig
     search: SearchConfig
+    export: ExportConfig
 
 
 def train(config: Config, folder: Path) -> None:
@@ -86,7 +123,7 @@ def train(config: Config, folder: Path) -> None:
     pairs = _tokens(tokenizer, corpus.train)
     bucketing = Bucketing(pairs, config.train.batch_tokens, config.train.longest)
     logger.info("%d of %d pairs in %d batches an epoch", bucketing.pairs, len(pairs), len(bucketing))
-    watched = corpus.validation[:_WATCHED]
+    watched = corpus.validation[:WATCHED_SENTENCES]
     held_out = _tokens(tokenizer, [(one.source, target) for one in watched for target in one.references])
     model = Translator(config.model, tokenizer.get_vocab_size()).to(device)
 

@@ -15,6 +15,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from training.core.checks import (
     require_declared_sizes,
     require_independent_rows,
+    require_padding_without_effect,
     require_quantised,
     require_seven_bits,
     require_shapes,
@@ -172,3 +173,94 @@ def test_weights_of_eight_bits_are_refused(tmp_path: Path, value: int) -> None:
     path = _graph(tmp_path / "eight.onnx", ROUND, {**BYTES, "w": weights})
     with pytest.raises(ValueError, match=r"eight\.onnx: 'w' goes from .* more than seven bits"):
         require_seven_bits(path)
+
+
+# What is filled up
+
+
+LENGTHS = [1, 8, 9, 16, 17, 31, 32, *DRAW.integers(1, 33, 13).tolist()]
+FILLED = {"x": np.stack([np.pad(DRAW.uniform(-1, 1, one), (0, 32 - one)) for one in LENGTHS]).astype(np.float32)}
+
+
+def _filled(tmp_path: Path, nodes: list[onnx.NodeProto], outputs: tuple[int | str, ...], **constants: Array) -> Path:
+    return _graph(tmp_path / "filled.onnx", nodes, constants, ("batch", "steps"), outputs)
+
+
+def test_a_graph_in_which_padding_has_no_part_passes(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Mul", ["x", "x"], ["y"])]
+    path = _filled(tmp_path, nodes, ("batch", "steps"))
+    require_padding_without_effect(path, FILLED, LENGTHS, axis="steps", sizes=(8, 16, 32), seed=1)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "outputs"),
+    [
+        ([helper.make_node("ReduceMean", ["x", "last"], ["y"], keepdims=1)], ("batch", 1)),
+        ([helper.make_node("Exp", ["x"], ["y"])], ("batch", "steps")),
+        (
+            [helper.make_node("ReduceSum", ["x", "first"], ["s"]), helper.make_node("Mul", ["x", "s"], ["y"])],
+            ("batch", "steps"),
+        ),
+    ],
+    ids=["a mean over it", "something behind a row", "neighbours"],
+)
+def test_a_graph_in_which_padding_has_a_part_is_refused(
+    tmp_path: Path, nodes: list[onnx.NodeProto], outputs: tuple[int | str, ...]
+) -> None:
+    path = _filled(tmp_path, nodes, outputs, last=np.array([1]), first=np.array([0]))
+    with pytest.raises(ValueError, match=r"filled\.onnx: 'y' of a row of \d+ is another in a batch of \d+ that is"):
+        require_padding_without_effect(path, FILLED, LENGTHS, axis="steps", sizes=(8, 16, 32), seed=1)
+
+
+# Graphs inside graphs, and products without weights
+
+
+def _loop(path: Path, body: list[onnx.NodeProto], constants: dict[str, Array]) -> Path:
+    """A graph that runs `body` (x, h -> h2) over the first axis of what it is given."""
+    rows = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [16]) for name in ("h", "x", "h2")]
+    inside = helper.make_graph(
+        body, "inside", rows[:2], rows[2:], [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    )
+    nodes = [helper.make_node("Scan", ["start", "x"], ["y"], num_scan_inputs=1, body=inside)]
+    return _graph(path, nodes, {"start": np.zeros(16, np.float32)}, ("batch", 16), (16,))
+
+
+def test_a_loop_is_looked_into(tmp_path: Path) -> None:
+    weights = DRAW.normal(0, 0.2, (16, 16)).astype(np.float32)
+    add = helper.make_node("Add", ["p", "x"], ["h2"])
+    floats = _loop(tmp_path / "floats.onnx", [helper.make_node("MatMul", ["h", "w"], ["p"]), add], {"w": weights})
+    with pytest.raises(ValueError, match="ONNX Runtime runs Gemm on floats"):
+        require_quantised(floats)
+    body = [
+        helper.make_node("QuantizeLinear", ["h", "scale", "zero"], ["q"]),
+        helper.make_node("MatMulInteger", ["q", "w", "zero"], ["i"]),
+        helper.make_node("Cast", ["i"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["f", "scale"], ["p"]),
+        add,
+    ]
+    integers = {**BYTES, "w": np.full((16, 16), 3, np.int8)}
+    sound = _loop(tmp_path / "bytes.onnx", body, integers)
+    require_quantised(sound)
+    require_seven_bits(sound)
+    integers["w"][2, 3] = 90
+    with pytest.raises(ValueError, match="more than seven bits"):
+        require_seven_bits(_loop(tmp_path / "eight.onnx", body, integers))
+
+
+def test_what_a_graph_multiplies_of_its_own_may_be_floats_but_no_weight_however_it_is_made(tmp_path: Path) -> None:
+    own = [helper.make_node("Transpose", ["x"], ["t"]), helper.make_node("MatMul", ["x", "t"], ["y"])]
+    require_quantised(_graph(tmp_path / "own.onnx", own, {}, outputs=("batch", "batch")))
+    made = [
+        helper.make_node("DequantizeLinear", ["w", "scale"], ["v"]),
+        helper.make_node("MatMul", ["x", "v"], ["y"]),
+    ]
+    with pytest.raises(ValueError, match="ONNX Runtime runs MatMulNBits on floats"):
+        require_quantised(_graph(tmp_path / "made.onnx", made, BYTES))
+
+
+def test_another_symbolic_axis_has_the_size_that_it_has_in_the_inputs(tmp_path: Path) -> None:
+    path = _filled(tmp_path, [helper.make_node("Neg", ["x"], ["y"])], ("batch", "steps"))
+    require_declared_sizes(path, FILLED, (1, 7))
+    wrong = _filled(tmp_path, [helper.make_node("Concat", ["x", "x"], ["y"], axis=1)], ("batch", "steps"))
+    with pytest.raises(ValueError, match=r"'y' is declared as \('batch', 'steps'\), and is \(1, 64\)"):
+        require_declared_sizes(wrong, FILLED, (1, 7))

@@ -7,7 +7,7 @@ import pytest
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from training.core.report import plot_confusion, plot_history
+from training.core.report import plot_attention, plot_confusion, plot_history
 
 HISTORY = [{"epoch": float(epoch), "train_loss": 1 / epoch, "score": 1 - 1 / epoch} for epoch in range(1, 5)]
 
@@ -50,3 +50,14 @@ def test_no_figure_stays_open(tmp_path: Path) -> None:
     plot_history(HISTORY, "score", tmp_path / "history.png")
     plot_confusion(np.eye(2, dtype=np.int64), ["a", "b"], tmp_path / "confusion.png")
     assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize(("source", "target"), [(3, 2), (12, 15)])
+def test_a_picture_of_attention_grows_with_its_pieces(tmp_path: Path, source: int, target: int) -> None:
+    weights = np.full((target, source), 1 / source, np.float32)
+    path = tmp_path / "attention.png"
+    plot_attention(weights, ["_read"] * source, ["_w\u00f6rter"] * target, path)
+    assert _size(path) == (150 + 45 * source, 150 + 32 * target)
+    other = tmp_path / "other.png"
+    plot_attention(np.eye(target, source, dtype=np.float32), ["_read"] * source, ["_w\u00f6rter"] * target, other)
+    assert path.read_bytes() != other.read_bytes()

@@ -1,4 +1,4 @@
-"""A small translator of made-up sentences, trained once for the tests."""
+"""A small translator of made-up sentences, trained and exported once for the tests."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 
 from training.core.config import read_config
 from training.core.run import Run
+from training.translation.export import export
 from training.translation.train import NOT_OF_THE_RUN, Config, train
 
 CONFIG = """
@@ -56,6 +57,19 @@ label_smoothing = 0.05
 [search]
 beam = 3
 length_penalty = 1.0
+
+[export]
+models = {models}
+name = "who-sees-what"
+version = 2
+title = "Who sees what"
+description = "Says in German who sees what."
+source = "en"
+target = "de"
+variants = ["fp32", "int8"]
+max_bleu_loss = 20.0
+length_penalties = [0.0, 1.0]
+sizes = [8, 16, 32]
 """
 
 _NAMES = ("Tom", "Anna", "Max", "Lena", "Paul", "Eva", "Ben", "Mia")
@@ -77,10 +91,11 @@ def sentences() -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Project:
-    """Where a user keeps things: a configuration, pairs and runs."""
+    """Where a user keeps things: a configuration, pairs, runs and models."""
 
     config_file: Path
     runs: Path
+    models: Path
 
     def config(self, *overrides: str) -> Config:
         """The configuration with some values changed."""
@@ -94,14 +109,19 @@ class Project:
         """A run that is there."""
         return Run(self.folder(name), self.config(), ignore=NOT_OF_THE_RUN)
 
+    @property
+    def bundle(self) -> Path:
+        """The bundle that is exported."""
+        return self.models / "who-sees-what" / "2"
+
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     root = tmp_path_factory.mktemp("project")
-    pairs, file = root / "pairs.tsv", root / "config.toml"
+    pairs, models, file = root / "pairs.tsv", root / "models", root / "config.toml"
     pairs.write_text("".join(f"{source}\t{target}\n" for source, target in sentences()), encoding="utf-8")
-    file.write_text(CONFIG.format(path=json.dumps(str(pairs))), encoding="utf-8")
-    return Project(file, root / "runs")
+    file.write_text(CONFIG.format(path=json.dumps(str(pairs)), models=json.dumps(str(models))), encoding="utf-8")
+    return Project(file, root / "runs", models)
 
 
 @pytest.fixture(scope="session")
@@ -110,3 +130,10 @@ def trained(project: Project) -> Project:
     torch.set_num_threads(1)
     train(project.config(), project.folder("first"))
     return project
+
+
+@pytest.fixture(scope="session")
+def exported(trained: Project) -> Project:
+    """With its bundle."""
+    export(trained.config(), trained.folder("first"))
+    return trained
