@@ -6,19 +6,20 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from service.batching.batcher import Batcher
-from service.batching.beams import Hypothesis
+from service.batching.beams import BeamGroup, Hypothesis
 from service.batching.groups import Runs
 from service.batching.policy import LatencyProfile, Limits
 from service.batching.records import Answer, BatchReport, StepReport
 from service.batching.stepper import Stepper
-from service.errors import NotReady, Overloaded
+from service.errors import DeadlineExceeded, NotReady, Overloaded
 from service.manifest import BATCH, Graph, Tensor
 from service.metrics import ModelMetrics, TextMetrics
 from service.repository.bundle import Bundle
@@ -30,8 +31,13 @@ from service.tasks.translation import Translation, TranslationRequest
 from service.tensors import Arrays
 from service.threads import BoundedThreads
 
+T = TypeVar("T")
+
 _SENTENCES_AT_ONCE = 64
 """Of one request: a long text does not fill the queue, and others come in between."""
+
+_SHARE = 0.5
+"""Of the stepper's queue: so much may be full for a sentence that can wait. The rest is for requests that can't."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,10 @@ class TranslationModel(Model):
             on_step=self._count_step,
         )
         self._text_metrics = bind_text(lambda: self._stepper.statistics().live)
+        # Of sentences that wait for room no more are read than a batch has: what was read of them is large.
+        self._reading = asyncio.Semaphore(limits.max_batch_rows)
+        self._line = asyncio.Lock()
+        self._room = asyncio.Event()
         self._draining = False
         self._translating = 0
         self._nothing_translating = asyncio.Event()
@@ -164,9 +174,11 @@ class TranslationModel(Model):
         priority: int = 0,
         parameters: Mapping[str, Any] | None = None,
     ) -> asyncio.Future[Answer]:
-        """See `Model.submit`; the parameters are the task's, and the order is that of arrival whatever the priority."""
-        request = self.task.parse_tensors(arrays[TEXT_INPUT].tolist(), parameters or {})
-        return asyncio.ensure_future(self._answer(request, deadline))
+        """See `Model.submit`; the parameters are the task's, and the order is that of arrival whatever the priority.
+
+        The future tells what is wrong with a request: long texts are looked at in a thread.
+        """
+        return asyncio.ensure_future(self._answer(arrays[TEXT_INPUT].tolist(), parameters or {}, deadline))
 
     @property
     def is_idle(self) -> bool:
@@ -178,13 +190,18 @@ class TranslationModel(Model):
         return self._encoder.statistics().queued_rows + self._stepper.statistics().queued
 
     async def _translate_all(self, request: TranslationRequest, deadline: float | None) -> Sequence[_Sentence]:
+        if request.sentences:
+            self._stepper.admit(request.beams)  # before anything is read for nothing
         window = asyncio.Semaphore(_SENTENCES_AT_ONCE)
         tasks = [
-            asyncio.ensure_future(self._in_turn(window, request, number, deadline))
+            asyncio.ensure_future(self._translate(window, request, number, deadline))
             for number in range(len(request.sentences))
         ]
         try:
-            return await asyncio.gather(*tasks)
+            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+                return await asyncio.gather(*tasks)
+        except TimeoutError as error:
+            raise DeadlineExceeded("the deadline came before every sentence was translated") from error
         finally:
             unfinished = [task for task in tasks if not task.done()]
             for task in unfinished:
@@ -192,24 +209,37 @@ class TranslationModel(Model):
             if unfinished:
                 await asyncio.gather(*unfinished, return_exceptions=True)
 
-    async def _in_turn(
+    async def _translate(
         self, window: asyncio.Semaphore, request: TranslationRequest, number: int, deadline: float | None
     ) -> _Sentence:
-        """Translate a sentence when its turn has come; once the first was taken in, the others wait for room."""
-        async with window:
-            while True:
-                try:
-                    return await self._translate(request, number, deadline)
-                except Overloaded as error:
-                    if not number:
-                        raise
-                    await asyncio.sleep(error.retry_after_s)
-
-    async def _translate(self, request: TranslationRequest, number: int, deadline: float | None) -> _Sentence:
-        read = await self._encoder.submit(self.task.encode(request.sentences[number]), 1, deadline)
+        """Translate a sentence when its turn has come: the first is taken in or refused, the others wait for room."""
+        take_in = self._once_there_is_room if number else _at_once
         decoder = self.bundle.session.graph
-        group = group_of(request, number, read.outputs, decoder=decoder, task=self.task, deadline=deadline)
-        self._stepper.submit(group)
+        async with window:
+            async with self._reading if number else nullcontext():
+                inputs = self.task.encode(request.sentences[number])
+                read = await (await take_in(partial(self._encoder.submit_nowait, inputs, 1, deadline)))
+                group = group_of(request, number, read.outputs, decoder=decoder, task=self.task, deadline=deadline)
+                await take_in(partial(self._stepper.submit, group, share=_SHARE if number else 1.0))
+            await self._end_of(group)
+        hypotheses = found(group)
+        queue_s = read.queue_s + group.joined_at - group.enqueued_at
+        return _Sentence(hypotheses, queue_s, read.compute_s, group.runs)
+
+    async def _once_there_is_room(self, submit: Callable[[], T]) -> T:
+        """What `submit` returns when it is not refused any more; who comes later waits behind."""
+        async with self._line:
+            while True:
+                self._room.clear()
+                try:
+                    return submit()
+                except Overloaded as error:
+                    with suppress(TimeoutError):  # what is cancelled makes room a little later than it says
+                        async with asyncio.timeout(error.retry_after_s):
+                            await self._room.wait()
+
+    async def _end_of(self, group: BeamGroup) -> None:
+        """Wait for the end of a search, or see to it if nobody waits any more."""
         try:
             while not group.done:
                 await group.changed.wait()
@@ -217,20 +247,24 @@ class TranslationModel(Model):
         finally:
             if not group.done:
                 self._stepper.cancel(group)
-        hypotheses = found(group)
-        queue_s = read.queue_s + group.joined_at - group.enqueued_at
-        return _Sentence(hypotheses, queue_s, read.compute_s, group.runs)
+            self._room.set()
 
-    async def _answer(self, request: TranslationRequest, deadline: float | None) -> Answer:
+    async def _answer(self, texts: Sequence[str], parameters: Mapping[str, Any], deadline: float | None) -> Answer:
+        is_heavy = self.task.is_heavy(texts)
+        parse = partial(self.task.parse_tensors, texts, parameters)
+        request = await self.offload(parse) if is_heavy else parse()
         translations = await self.translate(request, deadline=deadline)
-        texts = np.array([one.text for one in self.task.put_together(request, translations.found)], object)
+        finish = partial(self.task.put_together, request, translations.found)
+        translated = await self.offload(finish) if is_heavy else finish()
+        outputs: Arrays = {TEXT_OUTPUT: np.array([one.text for one in translated], object)}
         answer = translations.answer
-        return Answer({TEXT_OUTPUT: texts}, answer.queue_s, answer.compute_s, answer.batch_rows, infer_s=answer.infer_s)
+        return Answer(outputs, answer.queue_s, answer.compute_s, answer.batch_rows, infer_s=answer.infer_s)
 
     async def _close(self, *, at_once: bool) -> None:
         self._draining = True
         if at_once:
             self._stepper.abort(NotReady(f"model {self.name!r} version {self.version} serves no longer"))
+            self._room.set()
         await self._nothing_translating.wait()
         await self._encoder.drain()
         await self._stepper.drain()
@@ -249,6 +283,10 @@ class TranslationModel(Model):
         self._statistics.count_batch(
             BatchReport("idle", step.rows, step.rows, step.step_s, False, 0.0, step.run_s, overhead_s)
         )
+
+
+async def _at_once(submit: Callable[[], T]) -> T:
+    return submit()
 
 
 def _answer_of(sentences: Sequence[_Sentence]) -> Answer:

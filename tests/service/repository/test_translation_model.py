@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -39,6 +40,8 @@ from tests.translation_bundles import (
 )
 
 OPTIONS = LoadOptions.of(Settings(threads=1))
+Points: TypeAlias = tuple[tuple[int, float], ...]
+
 PATIENCE_S = 60
 SENTENCES = [
     f"{first} {second} {third}."
@@ -62,8 +65,8 @@ def folder_of(bundle: Path) -> BundleFolder:
     return BundleFolder(bundle.parent.name, int(bundle.name), bundle)
 
 
-async def serve(repository: Repository, folder: Path) -> None:
-    placement = Placement(folder.parent.name, int(folder.name), str(folder), ((1, 0.0005), (320, 0.005)))
+async def serve(repository: Repository, folder: Path, profile: Points = ((1, 0.0005), (320, 0.005))) -> None:
+    placement = Placement(folder.parent.name, int(folder.name), str(folder), profile)
     assert await repository.prepare([placement]) == [None]
     await repository.commit([placement.key], [])
 
@@ -198,6 +201,68 @@ def test_a_long_text_leaves_room_for_others(models: Path) -> None:
     run(main)
 
 
+def test_long_texts_are_read_once_and_leave_a_part_of_the_queue_to_others(models: Path) -> None:
+    async def main() -> None:
+        async with replica(max_batch_rows=2) as repository:  # 10 slots, and 500 beginnings may wait
+            await serve(repository, make_translation_bundle(models, idle_steps=SLOW // 40))
+            model = translator(repository)
+            long = asked(model, [f"the cat sees {number}" for number in range(80)])
+            tasks = [asyncio.create_task(texts_of(model, long)) for _ in range(3)]
+            while model._stepper.statistics().queued < 240:  # noqa: ASYNC110 - nobody tells of it
+                await asyncio.sleep(0.001)
+            short = asked(model, "Hello world.")
+            assert await asyncio.gather(*(texts_of(model, short) for _ in range(20))) == [["Hallo Welt."]] * 20
+            assert not any(task.done() for task in tasks)
+            expected = [translated(f"the cat sees {number}") for number in range(80)]
+            assert await asyncio.gather(*tasks) == [expected] * 3
+            assert model._encoder.statistics().rows == 3 * 80 + 20
+            assert is_idle(model)
+
+    run(main)
+
+
+def test_what_would_be_refused_is_not_read(models: Path) -> None:
+    async def main() -> None:
+        async with replica(max_batch_rows=1) as repository:
+            await serve(repository, make_translation_bundle(models, idle_steps=SLOW), profile=((1, 10.0),))
+            model = translator(repository)
+            taken = [asyncio.create_task(texts_of(model, asked(model, "Hello world."))) for _ in range(2)]
+            while not (model._stepper.statistics().live and model._stepper.statistics().queued):  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            with pytest.raises(Overloaded, match="the predicted wait"):
+                await model.translate(asked(model, SENTENCES))
+            assert await asyncio.gather(*taken) == [["Hallo Welt."]] * 2
+            assert model._encoder.statistics().rows == 2
+
+    run(main)
+
+
+def test_sentences_that_wait_for_room_end_with_their_deadline_and_with_their_model(models: Path) -> None:
+    async def main() -> None:
+        async with replica(max_batch_rows=1) as repository:
+            await serve(repository, make_translation_bundle(models, idle_steps=SLOW), profile=((1, 10.0),))
+            model = translator(repository)
+            long = asked(model, SENTENCES)
+            with pytest.raises(DeadlineExceeded):
+                await model.translate(long, deadline=time.monotonic() + 0.2)
+            while not is_idle(model):  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+
+            async def begin() -> None:
+                with model.measured():
+                    await model.translate(long)
+
+            begun = asyncio.create_task(begin())
+            while not model._stepper.statistics().queued:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            await model.finish_begun(0.05)
+            with pytest.raises(NotReady):
+                await begun
+            assert is_idle(model)
+
+    run(main)
+
+
 def test_what_nobody_waits_for_any_more_is_let_go(models: Path) -> None:
     async def main() -> None:
         async with replica() as repository:
@@ -233,7 +298,7 @@ def test_a_deadline_ends_a_translation_wherever_it_is(models: Path) -> None:
 def test_more_than_may_wait_is_refused_and_nothing_of_it_goes_on(models: Path) -> None:
     async def main() -> None:
         async with replica(max_batch_rows=1) as repository:
-            await serve(repository, make_translation_bundle(models, idle_steps=SLOW))
+            await serve(repository, make_translation_bundle(models, idle_steps=SLOW // 8))
             model = translator(repository)
             waiting = [asyncio.create_task(model.translate(asked(model, "the cat sees the dog"))) for _ in range(300)]
             outcomes = await asyncio.gather(*waiting, return_exceptions=True)
@@ -308,7 +373,27 @@ def test_as_tensors_texts_go_in_and_translations_come_out(models: Path) -> None:
             answer = await model.submit({TEXT_INPUT: texts}, parameters={"num_beams": 2, "of somebody else": 1})
             assert answer.outputs[TEXT_OUTPUT].tolist() == ["Hallo Welt.", "wir gehen heim"]
             with pytest.raises(BadInput, match="num_beams"):
-                model.submit({TEXT_INPUT: texts}, parameters={"num_beams": 0})
+                await model.submit({TEXT_INPUT: texts}, parameters={"num_beams": 0})
+
+    run(main)
+
+
+def test_as_tensors_long_texts_are_looked_at_in_a_thread(models: Path) -> None:
+    async def main() -> None:
+        async with replica() as repository:
+            await serve(repository, make_translation_bundle(models))
+            model = translator(repository)
+            long, short = (np.array([text], object) for text in ("Hello world. " * 50, "Hello world."))
+            (found,) = (await model.submit({TEXT_INPUT: long})).outputs[TEXT_OUTPUT].tolist()
+            assert found == "Hallo Welt. " * 50
+            gate = threading.Event()
+            busy = [asyncio.create_task(model.offload(gate.wait)) for _ in range(4)]  # as many as may be
+            await asyncio.sleep(0)
+            with pytest.raises(Overloaded):
+                await model.submit({TEXT_INPUT: long})
+            assert (await model.submit({TEXT_INPUT: short})).outputs[TEXT_OUTPUT].tolist() == ["Hallo Welt."]
+            gate.set()
+            await asyncio.gather(*busy)
 
     run(main)
 
