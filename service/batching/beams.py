@@ -154,7 +154,7 @@ class BeamGroup(Group):
 
     def _attention(self, looked: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """What was told in steps whose contexts were filled up to several lengths, in this group's own."""
-        own = min(array.shape[1] for array in self.context.values())
+        own = min(array.shape[1] for array in self.context.values() if array.ndim > 1)
         return np.stack([one[:own] for one in looked]) if looked else np.zeros((0, own), np.float32)
 
 

@@ -142,7 +142,8 @@ class Contexts:
         for row in np.flatnonzero(places < 0).tolist():
             own = self._groups[row].context[name][0]
             found[row] = 0
-            found[row][tuple(map(slice, own.shape))] = own
+            place: Any = (row, *map(slice, own.shape))
+            found[place] = own
         return found
 
 

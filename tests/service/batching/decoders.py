@@ -24,6 +24,7 @@ GRAPH: Final = Graph(
         Tensor(name="state", datatype="FP32", shape=("batch", WIDTH + 1)),
         Tensor(name="memory", datatype="FP32", shape=("batch", "source", WIDTH)),
         Tensor(name="present", datatype="BOOL", shape=("batch", "source")),
+        Tensor(name="length", datatype="INT64", shape=("batch",)),
     ),
     outputs=(
         Tensor(name="tokens", datatype="INT64", shape=("batch", CANDIDATES)),
@@ -35,7 +36,7 @@ GRAPH: Final = Graph(
         token="token",
         candidates=Candidates(tokens="tokens", logprobs="logprobs"),
         states=(StatePair(input="state", output="next_state"),),
-        context=("memory", "present"),
+        context=("memory", "present", "length"),
         attention="attention",
     ),
 )
@@ -65,6 +66,7 @@ class DecoderModel:
         tokens, states, memory, present = (inputs[name] for name in ("token", "state", "memory", "present"))
         assert (tokens.dtype, states.dtype, memory.dtype, present.dtype) == (np.int64, np.float32, np.float32, np.bool_)
         assert memory.shape[:2] == present.shape
+        assert (inputs["length"] == present.sum(axis=1)).all()
         assert not memory[~present].any(), "what is filled up is zeros"
         self.sources.append(memory.shape[1])
         self.rows.append(len(tokens))
@@ -115,19 +117,21 @@ class Asked:
             "state": draw.normal(0, 1, (1, WIDTH + 1)).astype(np.float32),
             "memory": memory,
             "present": np.arange(size)[None] < self.source,
+            "length": np.array([self.source]),
         }
 
     def group(self, **others: Any) -> BeamGroup:
         """What a stepper is given of it."""
-        arrays = self.arrays
+        context = self.arrays
+        start = {"state": context.pop("state")}
         return BeamGroup(
             self.prompt,
             beams=self.beams,
             limit=self.limit,
             length_penalty=self.penalty,
             wanted=self.wanted,
-            start={"state": arrays["state"]},
-            context={"memory": arrays["memory"], "present": arrays["present"]},
+            start=start,
+            context=context,
             **{"changed": asyncio.Event(), **others},
         )
 
@@ -152,13 +156,12 @@ class _Beginning:
 
 def search(model: DecoderModel, asked: Asked) -> list[Found]:
     """Beam search as a book has it: lists of beginnings, the graph run for one of them at a time."""
-    arrays = asked.arrays
-    context = {"memory": arrays["memory"], "present": arrays["present"]}
+    context = asked.arrays
+    state = context.pop("state")
 
     def run(token: int, state: NDArray[np.float32]) -> Arrays:
         return model({"token": np.array([token]), "state": state, **context})
 
-    state = arrays["state"]
     for token in asked.prompt[:-1]:
         state = run(token, state)["next_state"]
     exponent = asked.penalty if asked.beams > 1 else 0.0
