@@ -98,7 +98,7 @@ def test_with_one_beam_the_likeliest_token_is_taken_and_the_length_counts_for_no
     assert found.tokens == tuple(tokens[:-1] if last == END else tokens)
 
 
-def test_alternatives_come_best_first_and_the_best_is_the_same_as_without_them() -> None:
+def test_alternatives_come_best_first_and_the_best_is_no_worse_than_without_them() -> None:
     for seed in range(8):
         alone, several = (Asked(source=5, seed=seed, beams=4, wanted=wanted).group() for wanted in (1, 4))
         for group in (alone, several):
