@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 
 from service.images import normalise
-from service.manifest import CharacterPreprocessing, read_manifest
+from service.manifest import CharacterPreprocessing, TokenizerPreprocessing, read_manifest
 from service.repository.scan import BundleFolder, scan
 from training.core.config import read_config
 from training.core.export import open_session
 from training.image_classification.data import DataConfig, load_data
 from training.text_generation.evaluate import evaluate
 from training.text_generation.train import Config as TextConfig
+from training.translation.evaluate import evaluate as evaluate_translation
+from training.translation.train import Config as TranslationConfig
 
 MODELS = Path(__file__).parents[2] / "models"
 TEXT_CONFIG = Path(__file__).parents[2] / "training" / "text_generation" / "config.toml"
+TRANSLATION_CONFIG = Path(__file__).parents[2] / "training" / "translation" / "config.toml"
 LARGEST_SUM = 60e6
 
 
@@ -100,3 +103,34 @@ def test_the_default_graph_has_the_loss_that_its_manifest_claims(
     if config.export.name != folder.name:
         pytest.skip("was trained on another text")
     evaluate(config, tmp_path / "no run")
+
+
+def _translators() -> list[BundleFolder]:
+    return [one for one in _bundles() if isinstance(read_manifest(one.path).preprocessing, TokenizerPreprocessing)]
+
+
+@pytest.mark.parametrize("folder", _translators(), ids=_name)
+def test_a_translator_is_small_and_passes_the_attribution_of_its_sentences_on(folder: BundleFolder) -> None:
+    manifest = read_manifest(folder.path)
+    figures = {
+        (one.metric, one.split): one.value for one in manifest.quality if one.variant == manifest.default_variant
+    }
+    assert manifest.parameters <= 10_000_000
+    assert sum(entry.bytes for entry in manifest.files.values()) <= 25e6
+    assert figures["bleu", "test"] >= 28
+    card = (folder.path / "README.md").read_text(encoding="utf-8")
+    assert "Attribution: www.manythings.org/anki and tatoeba.org" in card
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("folder", _translators(), ids=_name)
+def test_the_default_graphs_have_the_figures_that_their_manifest_claims(
+    folder: BundleFolder, tatoeba: Path, tmp_path: Path
+) -> None:
+    assert tatoeba.is_dir()
+    config = read_config(
+        TranslationConfig, TRANSLATION_CONFIG, [f"export.models={MODELS}", f"export.version={folder.version}"]
+    )
+    if config.export.name != folder.name:
+        pytest.skip("was trained on other sentences")
+    evaluate_translation(config, tmp_path / "no run")
