@@ -142,6 +142,9 @@ class Translator(nn.Module):
         widths = [config.embedding, *[above] * (config.decoder_layers - 1)]
         self.decoder = nn.ModuleList(LSTMLayer(width, config.decoder_hidden, drop) for width in widths)
         self.query = nn.Linear(config.decoder_hidden, read, bias=False)
+        # As by Vaswani et al. 2017, arXiv:1706.03762: without it the scores soon lie so far apart that the attention
+        # settles on the last places of a sentence, and learns no more.
+        self.query_scale = read**-0.5
         self.output = nn.Linear(above, config.embedding)
         self.token_bias = nn.Parameter(torch.zeros(vocabulary))
         nn.init.normal_(self.embedding.weight, std=config.embedding**-0.5)
@@ -204,7 +207,7 @@ class Translator(nn.Module):
         return self._dropped(x, self.config.embedding_dropout)
 
     def _attend(self, asking: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        asked = self.query(asking).transpose(0, 1)
+        asked = (self.query(asking) * self.query_scale).transpose(0, 1)
         scores = torch.bmm(asked, memory.outputs.transpose(1, 2)).float()
         weights = torch.softmax(scores.masked_fill(memory.padding[:, None], float("-inf")), 2)
         found = torch.bmm(weights.to(memory.outputs.dtype), memory.outputs)
