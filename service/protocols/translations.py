@@ -18,7 +18,7 @@ _INLINE_SENTENCES = 16
 
 
 @dataclass(frozen=True)
-class Translations:
+class TranslatedTexts:
     """What became of each text, and how long it took."""
 
     texts: list[Translated]
@@ -32,7 +32,7 @@ async def translate(
     deadline: float | None,
     *,
     heavy: bool,
-) -> Translations:
+) -> TranslatedTexts:
     """Answer a request, for as long as its client is there.
 
     Args:
@@ -52,4 +52,4 @@ async def translate(
     is_much = wanted.alignment or len(wanted.sentences) > _INLINE_SENTENCES
     texts = await model.offload(finish) if is_much else finish()
     model.count(translations, len(wanted.texts))
-    return Translations(texts, translations.answer)
+    return TranslatedTexts(texts, translations.answer)

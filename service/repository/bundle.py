@@ -109,7 +109,7 @@ class Bundle:
     @property
     def most_rows(self) -> int:
         """The largest batch that its graph is run with, where a request's row may take several of the graph's."""
-        return self.max_batch_rows * getattr(self.task, "slots_a_row", 1)
+        return self.max_batch_rows * self.task.slots_a_row
 
     def measure_latency(self, role: str | None = None) -> tuple[tuple[int, float], ...]:
         """Time a graph, by default the one that batches are made for, by batch size: (rows, seconds).

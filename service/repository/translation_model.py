@@ -116,13 +116,11 @@ class TranslationModel(Model):
             limits=limits,
             run_blocking=partial(asyncio.get_running_loop().run_in_executor, self._runs),
             clock=time.monotonic,
-            on_batch=self._count_batch,
         )
-        slots = limits.max_batch_rows * task.slots_a_row
         self._stepper = Stepper(
-            beam_slots(bundle.session.run, decoder, task, capacity=slots),
+            beam_slots(bundle.session.run, decoder, task, capacity=bundle.most_rows),
             profile=profile,
-            limits=Limits(slots, limits.max_queue_rows * task.slots_a_row, limits.max_queue_s),
+            limits=Limits(bundle.most_rows, limits.max_queue_rows * task.slots_a_row, limits.max_queue_s),
             name=f"step-{self.name}",
             on_step=self._count_step,
         )
@@ -186,8 +184,8 @@ class TranslationModel(Model):
         return False
 
     def queued_rows(self) -> int:
-        """See `Model.queued_rows`: sentences that wait to be read, and beginnings that wait for slots."""
-        return self._encoder.statistics().queued_rows + self._stepper.statistics().queued
+        """See `Model.queued_rows`: sentences that wait to be read, or for slots."""
+        return self._encoder.statistics().queued_rows + self._stepper.statistics().queued // self.task.slots_a_row
 
     async def _translate_all(self, request: TranslationRequest, deadline: float | None) -> Sequence[_Sentence]:
         if request.sentences:
@@ -269,10 +267,6 @@ class TranslationModel(Model):
         await self._encoder.drain()
         await self._stepper.drain()
         self._runs.shutdown(wait=False)
-
-    def _count_batch(self, report: BatchReport) -> None:
-        self.metrics.dispatches[report.cause].inc()
-        self.metrics.compute_seconds.observe(report.compute_s)
 
     def _count_step(self, step: StepReport) -> None:
         self.metrics.batch_size.observe(step.rows)

@@ -37,9 +37,11 @@ class Task(Protocol[RequestT]):
 
     Attributes:
         graphs: the roles of the graphs that it needs; the last is the one that batches are made for.
+        slots_a_row: how many rows of that graph a row of a request takes.
     """
 
     graphs: tuple[str, ...]
+    slots_a_row: int
 
     def parse(self, inputs: object, parameters: Mapping[str, object]) -> RequestT:
         """Check a request as a protocol hands it over.

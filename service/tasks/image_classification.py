@@ -62,6 +62,7 @@ class ImageClassification:
     """
 
     graphs: tuple[str, ...] = ("model",)
+    slots_a_row = 1
 
     def __init__(self, folder: Path, manifest: Manifest, limits: TaskLimits) -> None:
         if not isinstance(manifest.preprocessing, ImagePreprocessing) or not isinstance(

@@ -40,6 +40,7 @@ class Tensors:
     """
 
     graphs: tuple[str, ...] = ("model",)
+    slots_a_row = 1
 
     def __init__(self, folder: Path, manifest: Manifest, limits: TaskLimits) -> None:
         self._graph = _only_graph(manifest)

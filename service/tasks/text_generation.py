@@ -156,6 +156,7 @@ class TextGeneration:
     """
 
     graphs: tuple[str, ...] = ("step",)
+    slots_a_row = 1
 
     def __init__(self, folder: Path, manifest: Manifest, limits: TaskLimits) -> None:
         if not isinstance(manifest.preprocessing, CharacterPreprocessing):

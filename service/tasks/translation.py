@@ -175,6 +175,8 @@ class Translation:
                 "manifest.json", f"the largest of sizes must be at least {LEAST_SIZE}, not {how.sizes[-1]}"
             )
         candidates = min(_check_graphs(variant, how) for variant in manifest.variants.values())
+        decoders = [variant.graphs[DECODER].step for variant in manifest.variants.values()]
+        self._tells_attention = all(step is not None and step.attention is not None for step in decoders)
         if 2 * search.beams > candidates:
             raise BundleRefused(
                 "manifest.json", f"{search.beams} beams need {2 * search.beams} candidates; a graph picks {candidates}"
@@ -250,8 +252,11 @@ class Translation:
             markup: whether the texts are HTML.
 
         Raises:
-            BadInput: there can't be so many beams or hypotheses, or (as TooLarge) there is too much.
+            BadInput: there can't be so many beams or hypotheses, or the model does not tell where it looked; as TooLarge:
+                there is too much.
         """
+        if alignment and not self._tells_attention:
+            raise BadInput("this model does not tell where it looked", parameter="return_alignment")
         check_texts(texts, self.limits.max_text_characters)
         beams = self._beams(beams, hypotheses)
         sources: list[Source] = []
@@ -531,6 +536,11 @@ def _check_graphs(variant: Variant, how: TokenizerPreprocessing) -> int:
         if name not in answered:
             raise BundleRefused("manifest.json", f"{encoder.file} does not answer {name!r}, which {decoder.file} needs")
         _expect(encoder, answered[name], given[name].datatype, given[name].shape)
+    for name in step.context:
+        if any(isinstance(size, int) for size in (given[name].shape or ())[1:2]):
+            raise BundleRefused("manifest.json", f"{decoder.file}: the second axis of {name!r} must be the sentence's")
+    if step.attention is not None:
+        _expect(decoder, told[step.attention], "FP32", ("batch", None))
     return count
 
 

@@ -481,6 +481,11 @@ def altered(bundle: Path, *keys: str | int, to: object) -> Manifest:
             ["batch", 2, 1, 31],
             "decoder.onnx: 'next_state' is FP32 ('batch', 2, 1, 31), not",
         ),
+        (
+            (*DECODER, "outputs", 3, "datatype"),
+            "FP64",
+            "decoder.onnx: 'attention' is FP64 ('batch', 'source'), not FP32",
+        ),
         ((*DECODER, "step"), None, "decoder must be a step that picks candidates, and encoder no step"),
         (DECODER, ..., "a translation needs the graphs encoder and decoder"),
     ],
@@ -493,6 +498,24 @@ def test_a_manifest_that_does_not_fit_the_task_is_refused_with_the_reason(
         Translation(bundle, manifest, LIMITS)
     assert caught.value.file == "manifest.json"
     assert said in caught.value.problem
+
+
+def test_a_context_that_is_no_sentence_long_is_refused(bundle: Path) -> None:
+    content = json.loads((bundle / "manifest.json").read_bytes())
+    for keys in ((*ENCODER, "outputs", 1, "shape"), (*DECODER, "inputs", 3, "shape")):
+        content = with_edit(content, *keys, to=["batch", 4])
+    with pytest.raises(BundleRefused, match="the second axis of 'present' must be the sentence's"):
+        Translation(bundle, Manifest.model_validate(content), LIMITS)
+
+
+def test_a_model_that_does_not_tell_where_it_looked_translates_without(bundle: Path) -> None:
+    content = with_edit(json.loads((bundle / "manifest.json").read_bytes()), *DECODER, "step", "attention", to=...)
+    content = with_edit(content, *DECODER, "outputs", 3, to=...)
+    task = Translation(bundle, Manifest.model_validate(content), LIMITS)
+    assert len(task.parse("Hello", {})[0].sentences) == 1
+    with pytest.raises(BadInput, match="this model does not tell where it looked") as caught:
+        task.parse("Hello", {"return_alignment": True})
+    assert caught.value.parameter == "return_alignment"
 
 
 def test_other_tasks_do_not_translate(models: Path, bundle: Path) -> None:
