@@ -252,8 +252,8 @@ class Translation:
             markup: whether the texts are HTML.
 
         Raises:
-            BadInput: there can't be so many beams or hypotheses, or the model does not tell where it looked; as TooLarge:
-                there is too much.
+            BadInput: there can't be so many beams or hypotheses, or the model does not tell where it looked.
+            TooLarge: there is too much.
         """
         if alignment and not self._tells_attention:
             raise BadInput("this model does not tell where it looked", parameter="return_alignment")
