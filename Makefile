@@ -28,7 +28,7 @@ test: $(DEV)/.ready ## run every test (with INFERD_DATA_DIR those on real data t
 	$(DEV)/python -m pytest $(ARGS)
 
 # Each pytest is a process of its own: the two clients' messages have the same names, and only one of them gets those.
-test-clients: $(SERVE)/.ready $(CLIENTS)/.ready ## call a server with the clients of Triton, KServe, OpenAI and Hugging Face
+test-clients: $(SERVE)/.ready $(CLIENTS)/.ready ## call a server with the clients of Triton, KServe, OpenAI, Hugging Face and LibreTranslate
 	$(CLIENTS)/python -m pytest --confcutdir tests/clients tests/clients/triton $(ARGS) $(or_none_chosen)
 	$(CLIENTS)/python -m pytest --confcutdir tests/clients tests/clients/kserve $(ARGS) $(or_none_chosen)
 	$(CLIENTS)/python -m pytest --confcutdir tests/clients tests/clients/text $(ARGS) $(or_none_chosen)

@@ -111,10 +111,10 @@ class Bundle:
         """The largest batch that its graph is run with, where a request's row may take several of the graph's."""
         return self.max_batch_rows * self.task.slots_a_row
 
-    def measure_latency(self, role: str | None = None) -> tuple[tuple[int, float], ...]:
+    def measure_latency(self, role: str | None = None, *, budget_s: float = 1.0) -> tuple[tuple[int, float], ...]:
         """Time a graph, by default the one that batches are made for, by batch size: (rows, seconds).
 
-        This takes about a second and blocks.
+        This takes about as long as said, and blocks.
         """
         session = self.sessions[role] if role else self.session
         example = self.examples.get(role or self.task.graphs[-1])
@@ -127,7 +127,7 @@ class Bundle:
             return {name: np.resize(array, (count, *array.shape[1:])) for name, array in example.items()}
 
         most = self.most_rows if session is self.session else self.max_batch_rows
-        points = measure_latency(session.run, rows_of, max_rows=most)
+        points = measure_latency(session.run, rows_of, max_rows=most, budget_s=budget_s)
         if all(_is_fixed(tensor, batched=self.batched) for tensor in session.graph.inputs):
             return points
         return tuple((rows, max(seconds, _VARYING_S)) for rows, seconds in points)
