@@ -11,7 +11,7 @@ from pathlib import Path
 from training.core.config import read_config
 from training.core.run import runs_dir
 
-TASKS = ("image_classification", "text_generation", "translation")
+TASKS = ("image_classification", "image_generation", "text_generation", "translation")
 
 
 def main() -> None:

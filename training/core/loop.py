@@ -196,12 +196,13 @@ def _precision(config: FitConfig, device: torch.device) -> torch.dtype | None:
     """The type of mixed precision, None for plain float32."""
     if config.precision == "float32":
         return None
-    if config.precision == "auto" and not _computes_in_bfloat16(device):
+    if config.precision == "auto" and not computes_in_bfloat16(device):
         return None
     return torch.bfloat16
 
 
-def _computes_in_bfloat16(device: torch.device) -> bool:
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 makes `device` faster."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     # PyTorch would emulate it elsewhere, which is slower than float32.
