@@ -86,6 +86,9 @@ def evaluate(config: Config, folder: Path) -> None:
         "parameters": count_parameters(network),
         "judge_test_accuracy": accuracy(classifier, data, data.test),
         "drawn": judged(network, judge, data, asked.images, config.seed),
+        "truncated": {
+            str(factor): judged(network, judge, data, asked.images, config.seed, factor) for factor in asked.truncations
+        },
         "real": judged_real(judge, data, asked.images),
     }
     if asked.baseline:
@@ -105,10 +108,12 @@ def evaluate(config: Config, folder: Path) -> None:
     logger.info("%s", json.dumps(report))
 
 
-def judged(network: Generator, judge: Judge, data: DataSet, count: int, seed: int) -> dict[str, Any]:
+def judged(
+    network: Generator, judge: Judge, data: DataSet, count: int, seed: int, truncation: float = 1.0
+) -> dict[str, Any]:
     """What the judge sees in `count` drawn images, of classes as frequent as in the test part, beside that part."""
     labels = data.test.labels[torch.arange(count) % len(data.test)]
-    probabilities, features = judge(draw_pixels(network, labels, generator(seed, "evaluate")))
+    probabilities, features = judge(draw_pixels(network, labels, generator(seed, "evaluate"), truncation))
     _, real = judge(data.test.pixels)
     found: dict[str, Any] = {
         "n": count,

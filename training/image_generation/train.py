@@ -99,12 +99,14 @@ class EvaluateConfig(ConfigModel):
 
     Attributes:
         images: drawn for the judge and for the Fréchet distance.
+        truncations: factors of latents with which all that the judge sees is measured too.
         nearest: images whose nearest training images are looked for.
         pupil: a classifier that is trained on drawn images, and one alike on real ones.
         baseline: name of another run beside this one, which is measured by the same judge.
     """
 
     images: int = Field(default=10_000, ge=2)
+    truncations: tuple[float, ...] = ()
     nearest: int = Field(default=1000, ge=1)
     pupil: ClassifierConfig
     baseline: str = ""
@@ -161,7 +163,8 @@ def fit_gan(config: Config, data: DataSet, judge: Judge, run: Run) -> None:
     steps_per_epoch = len(data.train) // asked.batch_size
     total = asked.epochs * steps_per_epoch
     step = run.restore(parts)
-    losses, seconds = list(run.losses), run.seconds  # of an epoch that was cut off
+    losses, seconds = [value.to(device) for value in run.losses], run.seconds  # of an epoch that was cut off
+    real = judge(data.validation.pixels)
     saved_at = time.monotonic()
 
     def judged(images: Tensor, conditions: Tensor, part: str) -> Tensor:
@@ -233,7 +236,7 @@ def fit_gan(config: Config, data: DataSet, judge: Judge, run: Run) -> None:
             ):
                 for group in optimiser.param_groups:
                     group["lr"] = rate * factor
-            losses.append(torch.stack([train_discriminator(batch), train_generator(batch)]).cpu())
+            losses.append(torch.stack([train_discriminator(batch), train_generator(batch)]))
             step += 1
             # Not after an epoch's last step: a run resumed there would miss that epoch's watch.
             if step % steps_per_epoch and time.monotonic() - saved_at > asked.checkpoint_minutes * 60:
@@ -245,7 +248,7 @@ def fit_gan(config: Config, data: DataSet, judge: Judge, run: Run) -> None:
             "epoch": epoch + 1,
             "discriminator_loss": critic_loss,
             "generator_loss": painter_loss,
-            **watch(settled, judge, data, config),
+            **watch(settled, judge, real, data, config),
             "seconds": time.monotonic() - started,
         }
         run.record(row, "epoch")
@@ -297,13 +300,16 @@ def settle(network: nn.Module, data: DataSet, seed: int) -> Generator:
 
 
 @torch.no_grad()
-def draw_pixels(network: Generator, labels: Tensor, draw: torch.Generator) -> Tensor:
-    """Draw an image of each class number in `labels` (N,): bytes (N, C, H, W), on the CPU."""
+def draw_pixels(network: Generator, labels: Tensor, draw: torch.Generator, truncation: float = 1.0) -> Tensor:
+    """Draw an image of each class number in `labels` (N,): bytes (N, C, H, W), on the CPU.
+
+    Latents are multiplied by `truncation`: below 1, images are more like each other, and more surely of their class.
+    """
     network.eval()
     device = next(network.parameters()).device
     pixels = []
     for some in labels.split(_AT_ONCE):
-        latents = draw_latents(len(some), network.latent, draw)
+        latents = truncation * draw_latents(len(some), network.latent, draw)
         pixels.append(to_pixels(network(latents.to(device), conditions_of(some, network.classes).to(device))).cpu())
     return torch.cat(pixels)
 
@@ -313,23 +319,26 @@ def even_labels(count: int, classes: int) -> Tensor:
     return torch.arange(count) % classes
 
 
-def watch(network: Generator, judge: Judge, data: DataSet, config: Config) -> dict[str, float]:
+def watch(
+    network: Generator, judge: Judge, real: tuple[Tensor, Tensor], data: DataSet, config: Config
+) -> dict[str, float]:
     """What shows that a generator collapses: by a judge, on the same latents each time.
 
-    The entropy falls when only some classes are drawn, the spread within classes (that of the validation part is 1)
-    when all images of a class look alike. The Fréchet distance is to the validation part.
+    Beside it is `real`, what the judge says of the validation part. The entropy falls when only some classes are
+    drawn, the spread within classes (1 is that of the validation part) when all images of a class look alike.
     """
     labels = even_labels(config.fit.watched, len(data.labels))
     probabilities, features = judge(draw_pixels(network, labels, generator(config.seed, "watch")))
-    real_probabilities, real = judge(data.validation.pixels)
+    real_probabilities, real_features = real
     # An unconditional generator was not asked for classes: they are those that the judge sees.
     asked = network.classes > 1
     seen = labels if asked else probabilities.argmax(1)
     real_labels = data.validation.labels if asked else real_probabilities.argmax(1)
     found = {
         "label_entropy": label_entropy(probabilities),
-        "relative_spread": spread_within_classes(features, seen) / max(spread_within_classes(real, real_labels), 1e-12),
-        "frechet_distance": frechet_distance(features, real),
+        "relative_spread": spread_within_classes(features, seen)
+        / max(spread_within_classes(real_features, real_labels), 1e-12),
+        "frechet_distance": frechet_distance(features, real_features),
     }
     return {"label_agreement": label_agreement(probabilities, labels), **found} if asked else found
 

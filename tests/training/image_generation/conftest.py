@@ -64,6 +64,7 @@ fit = {{ epochs = 3, learning_rate = 0.02, optimiser = "adamw", warmup_epochs = 
 
 [evaluate]
 images = 60
+truncations = [0.5]
 nearest = 20
 
 [evaluate.pupil]

@@ -54,6 +54,9 @@ def test_drawn_images_are_measured_beside_real_ones_and_the_baseline(
     assert report["drawn"]["label_agreement"] == label_agreement(probabilities, data.test.labels)
     expected = frechet_distance(features, judge(data.test.pixels)[1])
     assert report["drawn"]["frechet_distance"] == pytest.approx(expected)
+    (truncated,) = report["truncated"].items()
+    assert truncated[0] == "0.5"
+    assert truncated[1]["relative_spread"] < report["drawn"]["relative_spread"]  # type: ignore[index]
 
 
 def test_real_images_are_chosen_by_class_and_each_once_while_there_are_enough() -> None:

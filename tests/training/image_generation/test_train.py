@@ -149,7 +149,7 @@ def test_the_judge_takes_no_part_in_training(project: Project, whole: Path, tmp_
     config, data = project.config(*SHORT), load_pictures(project.config().data)
     judge = FixedJudge(1)
     fit_gan(config, data, judge, Run(tmp_path, config, NOT_OF_THE_RUN))  # type: ignore[arg-type]
-    assert judge.shown == 2 * (60 + len(data.validation))
+    assert judge.shown == len(data.validation) + 2 * 60
     assert _different(whole, tmp_path) == []
 
 
@@ -219,6 +219,16 @@ def test_averaged_weights_are_what_is_kept_and_settling_changes_statistics_alone
     assert all(torch.equal(best[name], averaged[name]) for name in learnt)
     assert not torch.equal(best["start.weight"], saved["generator"]["start.weight"])
     assert not torch.equal(best["norm.norm.running_mean"], averaged["norm.norm.running_mean"])
+
+
+def test_truncated_latents_draw_images_that_are_more_alike(trained: Project) -> None:
+    _, _, network = load_trained(trained.config(), trained.folder("first"))
+    labels = torch.zeros(40, dtype=torch.int64)
+    spreads = [
+        float(draw_pixels(network, labels, generator("test"), truncation).float().std(0).mean())
+        for truncation in (1.0, 0.5, 0.0)
+    ]
+    assert spreads[0] > spreads[1] > spreads[2] == 0
 
 
 def test_settled_statistics_are_those_of_the_networks_own_images(project: Project) -> None:
