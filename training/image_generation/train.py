@@ -1,7 +1,7 @@
 """Train a generator against a discriminator, in a loop of its own, and the text encoder that tells it what to draw.
 
-In the run's folder lie, beside what every run has: `judge/`, a classifier that was trained before; `text/`, the text
-encoder; `samples/`, a grid of drawn images after each epoch, of the same latents each time; `watch.png`.
+In the run's folder lie, beside what every run has: `text/`, the text encoder; `judge/`, a classifier; both were trained
+before. And `samples/`, a grid of drawn images after each epoch, of the same latents each time; `watch.png`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import copy
 import logging
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -123,6 +123,14 @@ class Config(ConfigModel):
     text: TextConfig = TextConfig()
     evaluate: EvaluateConfig
 
+    @model_validator(mode="after")
+    def _text_needs_classes(self) -> Self:
+        if self.text.captions and not self.model.conditional:
+            raise ValueError(
+                "text can only say what to draw where classes do: set model.conditional, or no text.captions"
+            )
+        return self
+
 
 def train(config: Config, folder: Path) -> None:
     """Train by `config` in the run folder `folder`, going on where an earlier call was cut off.
@@ -134,10 +142,10 @@ def train(config: Config, folder: Path) -> None:
     data = load_pictures(config.data)
     if not len(data.train) // config.fit.batch_size:
         raise ValueError(f"{len(data.train)} images to train on are no batch of {config.fit.batch_size}")
-    judge = Judge(train_classifier(config.judge, data, folder / JUDGE, seed=config.seed), data)
     if config.text.captions:
         captions = load_captions(config.text.captions, data.labels)
         train_text(config.text, captions, folder / TEXT, seed=config.seed)
+    judge = Judge(train_classifier(config.judge, data, folder / JUDGE, seed=config.seed), data)
     fit_gan(config, data, judge, run)
 
 

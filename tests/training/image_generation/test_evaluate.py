@@ -17,11 +17,20 @@ from training.image_generation.evaluate import _of_classes, evaluate, load_train
 from training.image_generation.scores import frechet_distance, label_agreement
 from training.image_generation.train import JUDGE, NOT_OF_THE_RUN, draw_pixels, fit_gan
 
+PLAIN = (
+    "model.recipe=dcgan",
+    "model.conditional=false",
+    "fit.penalty=0",
+    "fit.ema_decay=0",
+    "fit.epochs=1",
+    "text.captions=''",
+)
+
 
 @pytest.fixture(scope="module")
 def baseline(trained: Project) -> Project:
     """With a second run called `plain`, an unconditional DCGAN."""
-    config = trained.config("model.recipe=dcgan", "model.conditional=false", "fit.penalty=0", "fit.epochs=1")
+    config = trained.config(*PLAIN)
     data = load_pictures(config.data)
     shutil.copytree(trained.folder("first") / JUDGE, trained.folder("plain") / JUDGE)
     judge = Judge(load_classifier(config.judge, data, trained.folder("plain") / JUDGE, seed=config.seed), data)
@@ -124,12 +133,8 @@ def test_evaluating_again_trains_no_pupil_again(baseline: Project, report: dict[
 
 
 def test_an_unconditional_run_is_measured_without_what_needs_classes(baseline: Project) -> None:
-    changes = ("model.recipe=dcgan", "model.conditional=false", "fit.penalty=0", "fit.epochs=1", "text.captions=''")
     folder = baseline.folder("plain")
-    (folder / "config.json").write_text(
-        baseline.config(*changes).model_dump_json(exclude=set(NOT_OF_THE_RUN)), encoding="utf-8"
-    )
-    evaluate(baseline.config(*changes), folder)
+    evaluate(baseline.config(*PLAIN), folder)
     found = json.loads((folder / "evaluation.json").read_bytes())
     assert "pupils" not in found
     assert "text" not in found

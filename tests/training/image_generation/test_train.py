@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 from torch import Tensor
 
 from tests.training.image_generation.conftest import Project
@@ -176,6 +177,17 @@ def test_training_a_finished_run_again_changes_nothing(trained: Project) -> None
 def test_a_run_is_not_gone_on_with_otherwise_than_it_was_begun(trained: Project, change: str) -> None:
     with pytest.raises(ValueError, match="first holds a run of another configuration"):
         train(trained.config(change), trained.folder("first"))
+
+
+def test_text_cannot_say_what_to_draw_where_classes_do_not(project: Project) -> None:
+    with pytest.raises(ValidationError, match=r"set model\.conditional, or no text\.captions"):
+        project.config("model.conditional=false")
+
+
+def test_captions_of_other_classes_are_refused_before_anything_is_trained(project: Project, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has the classes"):
+        train(project.config("text.captions=fashion_mnist"), tmp_path)
+    assert not (tmp_path / JUDGE).exists()
 
 
 def test_fewer_images_than_a_batch_are_refused(project: Project, tmp_path: Path) -> None:
