@@ -17,9 +17,9 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 from service.batching.beams import Hypothesis
 from service.errors import BadInput, BundleRefused, TooLarge
 from service.manifest import Graph, Manifest, Tensor, TokenizerPreprocessing, TranslationPostprocessing, Variant
+from service.sentences import Piece, cut, parts_that_fit
 from service.tasks.base import TaskLimits, parse_parameters
 from service.tasks.markup import parts_of
-from service.tasks.sentences import Piece, cut, parts_that_fit
 from service.tasks.tokens import Span, Tokens
 from service.tensors import Arrays
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from service.manifest import Manifest, TokenizerPreprocessing, TranslationPostprocessing, read_manifest
+from service.sentences import cut
 from training.core.loop import best_device
 from training.core.provenance import hardware
 from training.core.report import plot_history
@@ -66,11 +67,17 @@ class Measured:
 
 
 def measured(
-    engine: Engine, tokenizer: Tokenizer, part: str, examples: Sequence[Example], search: SearchConfig
+    engine: Engine, tokenizer: Tokenizer, part: str, examples: Sequence[Example], search: SearchConfig, language: str
 ) -> Measured:
-    """Translate a part of the corpus and score it."""
-    found = translations(engine, tokenizer, examples, search)
-    return Measured(part, search, score(found, [one.references for one in examples]))
+    """Translate a part of the corpus, whose sources are in `language`, and score it.
+
+    Sources are taken apart as the server does: some are two sentences, which it translates one by one.
+    """
+    texts = [list(cut(one.source, language)) for one in examples]
+    sentences = [piece.text for pieces in texts for piece in pieces if piece.is_sentence]
+    found = iter(translations(engine, tokenizer, sentences, search))
+    translated = ["".join(next(found) if piece.is_sentence else piece.text for piece in pieces) for pieces in texts]
+    return Measured(part, search, score(translated, [one.references for one in examples]))
 
 
 def search_of(config: SearchConfig) -> list[SearchConfig]:
@@ -97,7 +104,7 @@ def evaluate(config: Config, folder: Path) -> None:
         engine, results = NetworkEngine(model), []
         for part, examples in (("validation", corpus.validation), ("test", corpus.test)):
             for search in search_of(config.search):
-                results.append(measured(engine, tokenizer, part, examples, search))
+                results.append(measured(engine, tokenizer, part, examples, search, config.export.source))
                 _tell(results[-1], "PyTorch")
         report(run, corpus, model, config, results)
     if claimed is not None:
@@ -142,7 +149,7 @@ def _compare(bundle: Path, claimed: Manifest, corpus: Corpus) -> None:
         if (one.variant, one.split) == (claimed.default_variant, "test")
     }
     for one in search_of(SearchConfig(beam=search.beams, length_penalty=search.length_penalty)):
-        found = measured(engine, tokenizer, "test", corpus.test, one)
+        found = measured(engine, tokenizer, "test", corpus.test, one, search.source)
         _tell(found, str(bundle))
         for metric, value in found.metrics().items():
             logger.info("%s: %s %.2f, manifest %.2f", bundle, metric, value, figures[metric])

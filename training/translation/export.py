@@ -113,7 +113,7 @@ def export(config: Config, folder: Path) -> None:
         default = _choose_default(variants, asked)
         search = _choose_search(_engine(graphs[default]), corpus, tokenizer, config)
         shipped = {name: FILES[name] for name in (default, *(one for one in asked.variants if one != default))}
-        figures = {name: _figures(_engine(files), corpus, tokenizer, search) for name, files in graphs.items()}
+        figures = {name: _figures(_engine(files), corpus, tokenizer, search, asked) for name, files in graphs.items()}
         report(run, corpus, model, config, figures[default])
 
         for file in [file for several in shipped.values() for file in several.values()]:
@@ -238,7 +238,7 @@ def _measure(files: Mapping[str, Path], corpus: Corpus, tokenizer: Tokenizer, co
     given = engine.encode([[END_TOKEN] * (_SOURCE - 1)] * _SENTENCES * beam)
     tokens = np.full(_SENTENCES * beam, START_TOKEN)
     return _Variant(
-        bleu=measured(engine, tokenizer, "validation", corpus.validation, config.search).scores.bleu,
+        bleu=_validation_bleu(engine, corpus, tokenizer, config.search, config.export),
         bytes=sum(path.stat().st_size for path in files.values()),
         seconds_a_step=seconds_a_run(open_session(files[DECODER], threads=1), {TOKEN: tokens, **given}, runs=20),
     )
@@ -262,17 +262,25 @@ def _choose_search(engine: GraphEngine, corpus: Corpus, tokenizer: Tokenizer, co
     best, found = -1.0, config.search
     for exponent in config.export.length_penalties:
         search = config.search.model_copy(update={"length_penalty": exponent})
-        bleu = measured(engine, tokenizer, "validation", corpus.validation, search).scores.bleu
+        bleu = _validation_bleu(engine, corpus, tokenizer, search, config.export)
         logger.info("length penalty %g: validation BLEU %.2f", exponent, bleu)
         if bleu > best:
             best, found = bleu, search
     return found
 
 
-def _figures(engine: GraphEngine, corpus: Corpus, tokenizer: Tokenizer, search: SearchConfig) -> list[Measured]:
+def _validation_bleu(
+    engine: GraphEngine, corpus: Corpus, tokenizer: Tokenizer, search: SearchConfig, asked: ExportConfig
+) -> float:
+    return measured(engine, tokenizer, "validation", corpus.validation, search, asked.source).scores.bleu
+
+
+def _figures(
+    engine: GraphEngine, corpus: Corpus, tokenizer: Tokenizer, search: SearchConfig, asked: ExportConfig
+) -> list[Measured]:
     parts: Sequence[tuple[str, Sequence[Example]]] = (("test", corpus.test), ("validation", corpus.validation))
     return [
-        measured(engine, tokenizer, part, examples, one)
+        measured(engine, tokenizer, part, examples, one, asked.source)
         for part, examples in parts
         for one in reversed(search_of(search))
     ]
@@ -293,8 +301,8 @@ def _how_it_was_measured(corpus: Corpus, figures: Sequence[Measured], search: Se
     tried = ", ".join(f"{exponent:g}" for exponent in asked.length_penalties)
     return (
         f"BLEU and chrF are percentages by sacreBLEU (`{scores.bleu_signature}`, `{scores.chrf_signature}`) of text as "
-        f"it is written, each sentence compared with all its translations in the data: {scores.n:,} sentences of the "
-        f"test part have {scores.references:,}. They are those of the exported graphs in ONNX Runtime, with a beam of "
+        f"it is written, taken apart into sentences as the server does, each text compared with all its translations in "
+        f"the data: {scores.n:,} of the test part have {scores.references:,}. They are those of the exported graphs in ONNX Runtime, with a beam of "
         f"{search.beam} and the length penalty {search.length_penalty:g}, which of {tried} was the best on the "
         "validation part; those called `greedy` take the likeliest token after token.\n\n"
         "A sentence is in the test or in the validation part by its English side alone, and no such sentence was "

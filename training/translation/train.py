@@ -169,14 +169,15 @@ def measures(
     return {
         "validation_loss": loss_of(network, pairs),
         "validation_bleu": score(
-            translations(NetworkEngine(network), tokenizer, examples, _GREEDY), [one.references for one in examples]
+            translations(NetworkEngine(network), tokenizer, [one.source for one in examples], _GREEDY),
+            [one.references for one in examples],
         ).bleu,
     }
 
 
-def translations(engine: Engine, tokenizer: Tokenizer, examples: Sequence[Example], config: SearchConfig) -> list[str]:
-    """The network's translation of each of `examples`."""
-    found = translate(engine, encode(tokenizer, [one.source for one in examples]), config)
+def translations(engine: Engine, tokenizer: Tokenizer, sources: Sequence[str], config: SearchConfig) -> list[str]:
+    """The network's translation of each of `sources`."""
+    found = translate(engine, encode(tokenizer, sources), config)
     return [decode(tokenizer, tokens) for tokens in found]
 
 

@@ -119,7 +119,7 @@ def test_every_figure_of_the_manifest_is_what_its_graphs_do(exported: Project, m
     for name, variant in manifest.variants.items():
         engine = GraphEngine(*(exported.bundle / variant.graphs[role].file for role in (ENCODER, DECODER)))
         for part, examples in (("test", corpus.test), ("validation", corpus.validation)):
-            found = [measured(engine, tokenizer, part, examples, one).metrics() for one in searches]
+            found = [measured(engine, tokenizer, part, examples, one, search.source).metrics() for one in searches]
             claimed = {one.metric: one.value for one in manifest.quality if (one.variant, one.split) == (name, part)}
             assert claimed == {**found[0], **found[1]}
             assert set(claimed) == {"bleu", "chrf", "bleu_greedy", "chrf_greedy"}
@@ -352,8 +352,8 @@ def test_the_length_penalty_is_the_best_on_the_validation_part(
         def __init__(self, bleu: float) -> None:
             self.scores, self.bleu = self, bleu
 
-    def figures(_: object, __: object, part: str, examples: object, search: SearchConfig) -> Scores:
-        assert (part, examples) == ("validation", corpus.validation)
+    def figures(_: object, __: object, part: str, examples: object, search: SearchConfig, language: str) -> Scores:
+        assert (part, examples, language) == ("validation", corpus.validation, config.export.source)
         asked.append((search.beam, search.length_penalty))
         return Scores({0.0: 20.0, 0.7: 22.0, 1.0: 21.0}[search.length_penalty])
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.tasks.sentences import Piece, cut, parts_that_fit
+from service.sentences import Piece, cut, parts_that_fit
 
 
 def sentences(text: str, language: str = "en") -> list[str]:
