@@ -301,9 +301,10 @@ def _how_it_was_measured(corpus: Corpus, figures: Sequence[Measured], search: Se
     tried = ", ".join(f"{exponent:g}" for exponent in asked.length_penalties)
     return (
         f"BLEU and chrF are percentages by sacreBLEU (`{scores.bleu_signature}`, `{scores.chrf_signature}`) of text as "
-        f"it is written, taken apart into sentences as the server does, each text compared with all its translations in "
-        f"the data: {scores.n:,} of the test part have {scores.references:,}. They are those of the exported graphs in ONNX Runtime, with a beam of "
-        f"{search.beam} and the length penalty {search.length_penalty:g}, which of {tried} was the best on the "
+        "it is written. A text is taken apart into sentences as the server does, and its translation compared with all "
+        f"that the data have of it: {scores.n:,} texts of the test part have {scores.references:,}. The figures are "
+        f"those of the exported graphs in ONNX Runtime, with a beam of {search.beam} and the length penalty "
+        f"{search.length_penalty:g}, which of {tried} was the best on the "
         "validation part; those called `greedy` take the likeliest token after token.\n\n"
         "A sentence is in the test or in the validation part by its English side alone, and no such sentence was "
         "learnt from, however its case, punctuation and white space were changed. Of its translations some were: "

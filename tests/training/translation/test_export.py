@@ -154,7 +154,7 @@ def test_the_card_gives_figures_translations_and_pictures(exported: Project, man
     for one in manifest.quality:
         assert f"| {one.metric} | {one.value:.4f} | {one.split} | {one.n} | {one.variant} | 3 |" in card
     references = sum(len(one.references) for one in corpus.test)
-    assert f"{len(corpus.test)} sentences of the test part have {references}." in card
+    assert f"{len(corpus.test)} texts of the test part have {references}." in card
     assert f"{shared_targets(corpus)} of the test part's {references} have a German side" in card
     assert "|tok:13a|" in card
     assert all(f"\n| {sentence} | " in card for sentence in SENTENCES)
