@@ -51,7 +51,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     for datatype in ONNX_TYPES:
         make_bare(models, datatype.lower(), graph=identity_graph(datatype, None))
     with asyncio.Runner() as runner:
-        context = serving(models)
+        context = serving(models, max_queue_s=60)  # a machine that is busy takes long
         running = runner.run(context.__aenter__())
         yield Shared(runner.run, running)
         runner.run(context.__aexit__(None, None, None))
