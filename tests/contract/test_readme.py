@@ -12,6 +12,7 @@ import pytest
 from service.protocols import openai
 from service.repository.bundle import LoadOptions, load_bundle
 from service.repository.scan import scan
+from service.settings import Settings
 from service.tasks import text_generation
 from service.tasks.base import TaskLimits
 
@@ -54,6 +55,19 @@ def test_the_texts_in_the_readme_are_those_of_the_bundle_that_ships() -> None:
             assert told["usage"] == used
 
 
+def test_the_translations_in_the_readme_are_those_of_the_bundle_that_ships() -> None:
+    asked, told = re.search(r"localhost:8000/predict/en-de \\\n +-d '(\{.*\})'\n(.*)\n", README).groups()
+    libre, said = re.search(r"localhost:8000/translate \\\n +-d '(\{.*\})'\n(.*)\n", README).groups()
+    folder = next(one for one in scan(ROOT / "models") if one.name == "en-de")
+    bundle = load_bundle(folder, LoadOptions.of(Settings(threads=1)))
+    body = json.loads(asked)
+    (translated,) = bundle.translate(body["inputs"], body.get("parameters", {}))
+    assert json.loads(told) == [{"translation_text": translated.text}]
+    body = json.loads(libre)
+    assert (body["source"], body["target"]) == ("en", "de")
+    assert json.loads(said) == {"translatedText": [one.text for one in bundle.translate(body["q"], {})]}
+
+
 def measured(model: str, metric: str, split: str) -> float:
     """What the manifest of a bundle says of its default variant."""
     manifest = json.loads((ROOT / "models" / model / "1" / "manifest.json").read_bytes())
@@ -69,6 +83,10 @@ def test_the_accuracy_in_the_readme_is_the_manifests() -> None:
 
 def test_the_loss_in_the_readme_is_the_manifests() -> None:
     assert f"| {measured('shakespeare', 'loss_nats', 'validation'):.4f} nats |" in README
+
+
+def test_the_bleu_in_the_readme_is_the_manifests() -> None:
+    assert f"| {measured('en-de', 'bleu', 'test'):.1f} |" in README
 
 
 def test_the_picture_in_the_readme_is_what_its_script_draws(tmp_path: Path) -> None:
