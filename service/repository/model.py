@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from service.batching.records import Answer
+from service.batching.records import Answer, BatchReport, StepReport
 from service.errors import InferdError
 from service.manifest import Graph
 from service.metrics import ModelMetrics
@@ -169,6 +169,16 @@ class Model(ABC):
     @abstractmethod
     async def _close(self, *, at_once: bool) -> None:
         """Take nothing more, and end when what was accepted is finished; `at_once`: it has had its time."""
+
+    def _count_step(self, step: StepReport) -> None:
+        """Count a run of a graph that is run once a token."""
+        self.metrics.batch_size.observe(step.rows)
+        self.metrics.dispatches["full" if step.full else "idle"].inc()
+        self.metrics.compute_seconds.observe(step.run_s)
+        overhead_s = step.step_s - step.run_s
+        self._statistics.count_batch(
+            BatchReport("idle", step.rows, step.rows, step.step_s, False, 0.0, step.run_s, overhead_s)
+        )
 
     def _rows(self, arrays: Arrays) -> int:
         return next(iter(arrays.values())).shape[0] if self.batched else 1

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from service.batching.policy import LatencyProfile, Limits
-from service.batching.records import Answer, BatchReport, StepReport
+from service.batching.records import Answer, StepReport
 from service.batching.sampling import key_of
 from service.batching.stepper import Stepper
 from service.errors import NotReady, TooLarge
@@ -60,11 +60,7 @@ class TextModel(Model):
         step = bundle.session.graph
         super().__init__(
             bundle,
-            graph=Graph(
-                file=step.file,
-                inputs=(Tensor(name=TEXT_INPUT, datatype="BYTES", shape=(BATCH,)),),
-                outputs=(Tensor(name=TEXT_OUTPUT, datatype="BYTES", shape=(BATCH,)),),
-            ),
+            graph=texts_as_tensors(step.file),
             batched=True,
             max_batch_rows=limits.max_batch_rows,
             decoding=decoding,
@@ -160,15 +156,18 @@ class TextModel(Model):
         await self._stepper.drain()
 
     def _count_step(self, step: StepReport) -> None:
-        self.metrics.batch_size.observe(step.rows)
-        self.metrics.dispatches["full" if step.full else "idle"].inc()
-        self.metrics.compute_seconds.observe(step.run_s)
+        super()._count_step(step)
         self._text_metrics.inter_token_seconds.observe(step.step_s)
         self._text_metrics.tokens.inc(step.tokens)
-        overhead_s = step.step_s - step.run_s
-        self._statistics.count_batch(
-            BatchReport("idle", step.rows, step.rows, step.step_s, False, 0.0, step.run_s, overhead_s)
-        )
+
+
+def texts_as_tensors(file: str) -> Graph:
+    """What requests of tensors have and answers, where texts go in and come out: BYTES (batch,) both."""
+    return Graph(
+        file=file,
+        inputs=(Tensor(name=TEXT_INPUT, datatype="BYTES", shape=(BATCH,)),),
+        outputs=(Tensor(name=TEXT_OUTPUT, datatype="BYTES", shape=(BATCH,)),),
+    )
 
 
 def answer_of(timings: Timings, outputs: Arrays) -> Answer:

@@ -17,15 +17,14 @@ from service.batching.batcher import Batcher
 from service.batching.beams import BeamGroup, Hypothesis
 from service.batching.groups import Runs
 from service.batching.policy import LatencyProfile, Limits
-from service.batching.records import Answer, BatchReport, StepReport
+from service.batching.records import Answer, StepReport
 from service.batching.stepper import Stepper
 from service.errors import DeadlineExceeded, NotReady, Overloaded
-from service.manifest import BATCH, Graph, Tensor
 from service.metrics import ModelMetrics, TextMetrics
 from service.repository.bundle import Bundle
 from service.repository.model import Model
 from service.repository.statistics import VersionStatistics
-from service.repository.text_model import TEXT_INPUT, TEXT_OUTPUT
+from service.repository.text_model import TEXT_INPUT, TEXT_OUTPUT, texts_as_tensors
 from service.repository.translating import beam_slots, found, group_of
 from service.tasks.translation import Translation, TranslationRequest
 from service.tensors import Arrays
@@ -97,11 +96,7 @@ class TranslationModel(Model):
         decoder = bundle.session.graph
         super().__init__(
             bundle,
-            graph=Graph(
-                file=decoder.file,
-                inputs=(Tensor(name=TEXT_INPUT, datatype="BYTES", shape=(BATCH,)),),
-                outputs=(Tensor(name=TEXT_OUTPUT, datatype="BYTES", shape=(BATCH,)),),
-            ),
+            graph=texts_as_tensors(decoder.file),
             batched=True,
             max_batch_rows=limits.max_batch_rows,
             decoding=decoding,
@@ -269,14 +264,8 @@ class TranslationModel(Model):
         self._runs.shutdown(wait=False)
 
     def _count_step(self, step: StepReport) -> None:
-        self.metrics.batch_size.observe(step.rows)
-        self.metrics.dispatches["full" if step.full else "idle"].inc()
-        self.metrics.compute_seconds.observe(step.run_s)
+        super()._count_step(step)
         self._text_metrics.inter_token_seconds.observe(step.step_s)
-        overhead_s = step.step_s - step.run_s
-        self._statistics.count_batch(
-            BatchReport("idle", step.rows, step.rows, step.step_s, False, 0.0, step.run_s, overhead_s)
-        )
 
 
 async def _at_once(submit: Callable[[], T]) -> T:
