@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from service.errors import BundleRefused
-from service.manifest import Batching, Graph, Manifest, Tensor, json_schema, read_manifest, verify_files
+from service.manifest import SCHEMA_VERSION, Batching, Graph, Manifest, Tensor, json_schema, read_manifest, verify_files
 from tests.bundles import make_bundle, manifest_in, sign, with_edit, write_manifest
 
 REPOSITORY = Path(__file__).parents[2]
@@ -99,7 +99,7 @@ def test_a_manifest_does_not_change_once_it_is_read(tmp_path: Path) -> None:
         manifest.preprocessing.invert = False  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("version", [5, 6, 1000])
+@pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, SCHEMA_VERSION + 2, 1000])
 def test_a_newer_manifest_is_told_as_such_whatever_else_it_says(tmp_path: Path, version: int) -> None:
     newer = {"schema_version": version, "task": 7, "what_nobody_knows_yet": {}}
     assert "made by a newer inferd" in refusal(tmp_path, newer)

@@ -6,16 +6,14 @@ with, `validation.toml` and `test.toml` have texts of their own that none of the
 
 from __future__ import annotations
 
-import re
 import tomllib
-import unicodedata
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import torch
+
+from service.ngrams import ngram_ids
 
 NOTHING = -1
 """The class number of a text that means no class."""
@@ -23,8 +21,8 @@ NOTHING = -1
 THING = "{thing}"
 
 _FOLDER = Path(__file__).parent / "captions"
-_SHORTEST, _LONGEST = 3, 5
-_MOST_NGRAMS = 1024
+SHORTEST, LONGEST, MOST_NGRAMS = 3, 5, 1024
+"""What is read of a text; see `service.ngrams`."""
 _ARTICLES = ("a", "a", "the", "one", "my", "some", "", "")
 _SYLLABLES = (
     "ba",
@@ -46,7 +44,6 @@ _SYLLABLES = (
     "wy",
     "zan",
 )
-_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -158,23 +155,9 @@ def draw_caption(captions: Captions, draw: torch.Generator, *, nothing: float, t
     return Caption(_mistyped(text, draw) if _chance(draw) < typos else text, label)
 
 
-def ngrams(text: str) -> list[str]:
-    """What an encoder reads of a text: its words, runs of 3 to 5 letters of each, and pairs of neighbouring words.
-
-    Case, punctuation and the way in which Unicode writes a letter make no difference. `<` and `>` are a word's ends.
-    """
-    words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-    found = [f"{first} {second}" for first, second in pairwise(words)]
-    for word in (f"<{word}>" for word in words):
-        found.append(word)
-        for length in range(_SHORTEST, _LONGEST + 1):
-            found += [word[begin : begin + length] for begin in range(len(word) - length + 1) if length < len(word)]
-    return found[:_MOST_NGRAMS]
-
-
 def token_ids(text: str, buckets: int) -> list[int]:
-    """The numbers of a text's n-grams, 2..`buckets` - 1, which an n-gram shares with others by chance; [1] of none."""
-    return [2 + zlib.crc32(one.encode()) % (buckets - 2) for one in ngrams(text)] or [1]
+    """The numbers of a text's n-grams, 2..`buckets` - 1; see `service.ngrams`."""
+    return ngram_ids(text, buckets=buckets, shortest=SHORTEST, longest=LONGEST, most=MOST_NGRAMS)
 
 
 def _filled(captions: Captions, name: str, draw: torch.Generator) -> str:

@@ -16,13 +16,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from service.ngrams import PAD
 from training.core.config import ConfigModel
 from training.core.loop import FitConfig, fit
 from training.core.run import Run
 from training.core.seeding import generator, seed_everything
 from training.image_generation.captions import NOTHING, Caption, Captions, draw_caption, token_ids
-
-_PAD = 0
 
 
 class TextConfig(ConfigModel):
@@ -65,7 +64,7 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: TextConfig, classes: int) -> None:
         super().__init__()
-        self.embed = nn.Embedding(config.buckets, config.width, padding_idx=_PAD)
+        self.embed = nn.Embedding(config.buckets, config.width, padding_idx=PAD)
         self.attend = nn.Linear(config.width, 1)
         self.hidden = nn.Linear(config.width, config.hidden)
         self.answer = nn.Linear(config.hidden, classes + 1)
@@ -74,7 +73,7 @@ class TextEncoder(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map n-grams (N, length), padded with 0, to logits (N, classes + 1); the last is that of no class."""
-        there = tokens != _PAD
+        there = tokens != PAD
         if self.training:  # a whole n-gram is lost, not parts of each
             there = there & ((torch.rand(tokens.shape) >= self.dropout).to(tokens.device) | (tokens == tokens[:, :1]))
         x = self.embed(tokens)
@@ -225,4 +224,4 @@ def _share(which: Tensor) -> float | None:
 
 def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
     length = max(map(len, rows))
-    return torch.tensor([[*row, *[_PAD] * (length - len(row))] for row in rows])
+    return torch.tensor([[*row, *[PAD] * (length - len(row))] for row in rows])

@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import re
 import tomllib
-import zlib
 from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 
+from service.ngrams import ngram_ids
 from tests.training.image_generation.conftest import write_captions
 from training.core.seeding import generator
 from training.image_classification.data import _PUBLISHED
@@ -19,7 +18,6 @@ from training.image_generation.captions import (
     Captions,
     draw_caption,
     load_captions,
-    ngrams,
     token_ids,
 )
 
@@ -173,36 +171,5 @@ def test_nothing_of_validation_or_test_is_ever_drawn(captions: Captions) -> None
     assert not held_out & {one.text for one in _drawn(captions, 3000)}
 
 
-# What an encoder reads
-
-
-def test_ngrams_are_words_runs_of_letters_and_pairs() -> None:
-    assert ngrams("My Tee!") == [
-        "my tee", "<my>", "<my", "my>", "<tee>", "<te", "tee", "ee>", "<tee", "tee>",
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("same", ["a T-SHIRT", "A t shirt.", "a  t\u2014shirt?", "\uff21 T-shirt"])
-def test_case_punctuation_and_width_make_no_difference(same: str) -> None:
-    assert ngrams(same) == ngrams("a t-shirt")
-
-
-def test_numbers_of_ngrams_are_the_same_everywhere() -> None:
-    assert token_ids("boot", 1000) == [2 + zlib.crc32(one.encode()) % 998 for one in ngrams("boot")]
-    assert token_ids("boot", 1000)[:2] == [807, 38]
-    assert all(2 <= number < 50 for number in token_ids("a very long sentence about nothing at all", 50))
-
-
-@pytest.mark.parametrize("text", ["", "   ", "?!", "\U0001f97e"])
-def test_a_text_without_words_is_read_as_one_number_of_its_own(text: str) -> None:
-    assert token_ids(text, 100) == [1]
-
-
-def test_a_long_text_is_read_up_to_a_limit() -> None:
-    assert len(token_ids("boots and bags " * 5000, 100)) == 1024
-
-
-def test_captions_with_labels_are_tensors_that_training_takes(captions: Captions) -> None:
-    labels = torch.tensor([one.label for one in _drawn(captions, 50)])
-    assert int(labels.min()) == NOTHING
-    assert int(labels.max()) < 10
+def test_texts_are_read_as_the_bundle_says() -> None:
+    assert token_ids("boot", 1000) == ngram_ids("boot", buckets=1000, shortest=3, longest=5, most=1024)
