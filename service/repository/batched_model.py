@@ -1,4 +1,4 @@
-"""A model that answers a request with one run of its graph, which requests share."""
+"""Models that answer a request with one run of a graph, which requests share."""
 
 from __future__ import annotations
 
@@ -30,8 +30,84 @@ class Prepared:
     arrays: Arrays
 
 
-class BatchedModel(Model):
-    """One version of one model; made in the event loop that it serves.
+class GraphModel(Model):
+    """One version of one model, whose requests are tensors of a graph; made in the event loop that it serves.
+
+    Args:
+        bundle: loaded.
+        profile: how long its runs take.
+        limits: of its queue.
+        decoding: where large inputs are decoded.
+        metrics: its series.
+        statistics: where its requests and runs are counted.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        profile: LatencyProfile,
+        limits: Limits,
+        decoding: BoundedThreads,
+        metrics: ModelMetrics,
+        statistics: VersionStatistics,
+    ) -> None:
+        super().__init__(
+            bundle,
+            graph=bundle.session.graph,
+            batched=bundle.batched,
+            max_batch_rows=limits.max_batch_rows,
+            decoding=decoding,
+            metrics=metrics,
+            statistics=statistics,
+        )
+        # There is one run in flight at most.
+        self._runs = ThreadPoolExecutor(1, thread_name_prefix=f"run-{self.name}")
+        self._batcher = Batcher(
+            bundle.session.run,
+            profile=profile,
+            limits=limits,
+            run_blocking=partial(asyncio.get_running_loop().run_in_executor, self._runs),
+            clock=time.monotonic,  # the loop's own clock ticks in milliseconds where the loop is uvloop's
+            on_batch=self._count_batch,
+            batched=bundle.batched,
+        )
+
+    def submit(
+        self,
+        arrays: Arrays,
+        deadline: float | None = None,
+        priority: int = 0,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> asyncio.Future[Answer]:
+        """See `Model.submit`; parameters mean nothing here."""
+        return self._batcher.submit_nowait(arrays, self._rows(arrays), deadline, priority)
+
+    @property
+    def is_idle(self) -> bool:
+        """See `Model.is_idle`."""
+        statistics = self._batcher.statistics()
+        return statistics.queued_rows == statistics.running_rows == 0
+
+    def queued_rows(self) -> int:
+        """See `Model.queued_rows`."""
+        return self._batcher.statistics().queued_rows
+
+    async def _close(self, *, at_once: bool) -> None:
+        # Also at once: what is queued still runs, and that does not take long.
+        await self._batcher.drain()
+        self._runs.shutdown(wait=False)
+
+    def _count_batch(self, report: BatchReport) -> None:
+        self.metrics.batch_size.observe(report.rows)
+        self.metrics.dispatches[report.cause].inc()
+        self.metrics.compute_seconds.observe(report.compute_s)
+        if not report.failed:
+            self._statistics.count_batch(report)
+
+
+class BatchedModel(GraphModel):
+    """One version of one model that decodes a request, runs it, and makes an answer of what comes out.
 
     Args:
         bundle: loaded.
@@ -55,26 +131,9 @@ class BatchedModel(Model):
         statistics: VersionStatistics,
     ) -> None:
         super().__init__(
-            bundle,
-            graph=bundle.session.graph,
-            batched=bundle.batched,
-            max_batch_rows=limits.max_batch_rows,
-            decoding=decoding,
-            metrics=metrics,
-            statistics=statistics,
+            bundle, profile=profile, limits=limits, decoding=decoding, metrics=metrics, statistics=statistics
         )
         self._task = task
-        # There is one run in flight at most.
-        self._runs = ThreadPoolExecutor(1, thread_name_prefix=f"run-{self.name}")
-        self._batcher = Batcher(
-            bundle.session.run,
-            profile=profile,
-            limits=limits,
-            run_blocking=partial(asyncio.get_running_loop().run_in_executor, self._runs),
-            clock=time.monotonic,  # the loop's own clock ticks in milliseconds where the loop is uvloop's
-            on_batch=self._count_batch,
-            batched=bundle.batched,
-        )
 
     async def prepare(self, inputs: object, parameters: Mapping[str, object]) -> Prepared:
         """Check and decode a request of the model's task.
@@ -94,16 +153,6 @@ class BatchedModel(Model):
         self.metrics.preprocess_seconds.observe(time.perf_counter() - started)
         return prepared
 
-    def submit(
-        self,
-        arrays: Arrays,
-        deadline: float | None = None,
-        priority: int = 0,
-        parameters: Mapping[str, Any] | None = None,
-    ) -> asyncio.Future[Answer]:
-        """See `Model.submit`; parameters mean nothing here."""
-        return self._batcher.submit_nowait(arrays, self._rows(arrays), deadline, priority)
-
     def finish(self, prepared: Prepared, answer: Answer) -> object:
         """Make the task's result, ready for JSON, from what the graph answered."""
         started = time.perf_counter()
@@ -111,28 +160,6 @@ class BatchedModel(Model):
         self.metrics.postprocess_seconds.observe(time.perf_counter() - started)
         return result
 
-    @property
-    def is_idle(self) -> bool:
-        """See `Model.is_idle`."""
-        statistics = self._batcher.statistics()
-        return statistics.queued_rows == statistics.running_rows == 0
-
-    def queued_rows(self) -> int:
-        """See `Model.queued_rows`."""
-        return self._batcher.statistics().queued_rows
-
-    async def _close(self, *, at_once: bool) -> None:
-        # Also at once: what is queued still runs, and that does not take long.
-        await self._batcher.drain()
-        self._runs.shutdown(wait=False)
-
     def _prepare(self, inputs: object, parameters: Mapping[str, object]) -> Prepared:
         request = self._task.parse(inputs, parameters)
         return Prepared(request, self._task.encode(request))
-
-    def _count_batch(self, report: BatchReport) -> None:
-        self.metrics.batch_size.observe(report.rows)
-        self.metrics.dispatches[report.cause].inc()
-        self.metrics.compute_seconds.observe(report.compute_s)
-        if not report.failed:
-            self._statistics.count_batch(report)

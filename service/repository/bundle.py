@@ -12,6 +12,7 @@ from service.errors import BundleRefused, Unsupported
 from service.machine import cpu_quota
 from service.manifest import Manifest, Tensor, read_manifest, verify_files
 from service.repository.bare import describe, open_bare, probe
+from service.repository.drawing import draw_alone
 from service.repository.generation import grow_alone, text_slots
 from service.repository.golden import Golden, GoldenMismatch
 from service.repository.scan import BundleFolder
@@ -23,6 +24,7 @@ from service.runtime.session import OnnxSession
 from service.settings import Settings
 from service.tasks import TASKS, AnyTask
 from service.tasks.base import TaskLimits
+from service.tasks.image_generation import Drawings, ImageGeneration
 from service.tasks.text_generation import TextGeneration
 from service.tasks.translation import Translated, Translation
 from service.tensors import Arrays
@@ -143,6 +145,8 @@ class Bundle:
             raise Unsupported(f"{self.folder.name} continues texts: inferd generate asks it")
         if isinstance(self.task, Translation):
             raise Unsupported(f"{self.folder.name} translates: inferd translate asks it")
+        if isinstance(self.task, ImageGeneration):
+            raise Unsupported(f"{self.folder.name} draws pictures: inferd draw asks it")
         request = self.task.parse(inputs, parameters)
         return self.task.decode(request, self.session.run(self.task.encode(request)))
 
@@ -180,6 +184,22 @@ class Bundle:
         encoder, decoder = (self.sessions[role] for role in self.task.graphs)
         found = translate_alone(request, self.task, encoder.run, decoder.run, decoder.graph)
         return self.task.put_together(request, found)
+
+    def draw(self, inputs: object, parameters: Mapping[str, object]) -> Drawings:
+        """Draw pictures right here, with no batching: for the command line.
+
+        Args:
+            inputs: as of the task dialect.
+            parameters: likewise.
+
+        Raises:
+            BadInput: the request is wrong.
+            Unsupported: the model draws none.
+        """
+        if not isinstance(self.task, ImageGeneration):
+            raise Unsupported(f"{self.folder.name} draws no pictures: inferd predict, generate or translate asks it")
+        request = self.task.parse(inputs, parameters)
+        return draw_alone(request, self.task, self.sessions, most_rows=self.max_batch_rows)
 
 
 def load_bundle(folder: BundleFolder, options: LoadOptions) -> Bundle:

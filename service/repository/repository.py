@@ -15,11 +15,13 @@ from service.metrics import Metrics, ModelMetrics
 from service.repository.batched_model import BatchedModel
 from service.repository.bundle import Bundle, LoadOptions, load_bundle
 from service.repository.control import Listed, Listing
+from service.repository.image_model import ImageModel
 from service.repository.model import Model
 from service.repository.placement import Key, Placement
 from service.repository.statistics import VersionStatistics
 from service.repository.text_model import TextModel
 from service.repository.translation_model import TranslationModel
+from service.tasks.image_generation import TEXT, ImageGeneration
 from service.tasks.text_generation import TextGeneration
 from service.tasks.translation import Translation
 from service.threads import BoundedThreads
@@ -215,6 +217,8 @@ class Repository:
             model = TranslationModel(
                 bundle, bundle.task, encoder_profile=encoder_profile, bind_text=bind_text, **common
             )
+        elif isinstance(bundle.task, ImageGeneration):
+            model = ImageModel(bundle, bundle.task, text_profile=profiles.get(TEXT), **common)
         else:
             model = BatchedModel(bundle, bundle.task, **common)
         self._models.setdefault(name, {})[version] = model

@@ -20,10 +20,10 @@ class TaskLimits:
     """What a single request may cost.
 
     Attributes:
-        max_pixels: width times height of a picture.
+        max_pixels: width times height of a picture, or of all pictures that are drawn.
         max_prompt_tokens: of a text that is continued.
         max_new_tokens: that follow it.
-        max_text_characters: of a text that is translated.
+        max_text_characters: of a text that is translated, or that says what is drawn.
     """
 
     max_pixels: int

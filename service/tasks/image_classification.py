@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from service.errors import BadInput, BundleRefused, RuntimeFailure
 from service.images import FORMATS, Picture, decode, open_picture
 from service.manifest import ClassificationPostprocessing, ImagePreprocessing, Manifest
 from service.tasks.base import TaskLimits, parse_parameters
+from service.tasks.labels import read_labels
 from service.tensors import Arrays
 
 _LIGHT_PIXELS = 64 * 64
@@ -169,16 +169,10 @@ def _check_input(manifest: Manifest, how: ImagePreprocessing) -> None:
 
 
 def _read_labels(folder: Path, manifest: Manifest, how: ClassificationPostprocessing) -> tuple[str, ...]:
-    name = how.labels
-    try:
-        labels = json.loads((folder / name).read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleRefused(name, f"is no JSON ({error})") from error
-    if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
-        raise BundleRefused(name, "must be a list of texts")
+    labels = read_labels(folder, how.labels)
     for variant in manifest.variants.values():
         outputs = {tensor.name: tensor.shape for graph in variant.graphs.values() for tensor in graph.outputs}
         shape = outputs.get(how.output)
         if shape != ("batch", len(labels)):
-            raise BundleRefused(name, f"has {len(labels)} labels, but output {how.output!r} has shape {shape}")
-    return tuple(labels)
+            raise BundleRefused(how.labels, f"has {len(labels)} labels, but output {how.output!r} has shape {shape}")
+    return labels

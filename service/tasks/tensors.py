@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from service.errors import BadInput, BundleRefused, RuntimeFailure
 from service.manifest import LABELS_FILE, Graph, Manifest, Tensor
 from service.tasks.base import TaskLimits
+from service.tasks.labels import read_labels
 from service.tensors import DTYPES, Arrays, numbers
 
 _LIGHT_ELEMENTS = 4096
@@ -44,7 +44,7 @@ class Tensors:
 
     def __init__(self, folder: Path, manifest: Manifest, limits: TaskLimits) -> None:
         self._graph = _only_graph(manifest)
-        self.labels = _read_labels(folder) if LABELS_FILE in manifest.files else None
+        self.labels = read_labels(folder, LABELS_FILE) if LABELS_FILE in manifest.files else None
 
     def parse(self, inputs: object, parameters: Mapping[str, object]) -> Request:
         """Check which inputs are there.
@@ -135,13 +135,3 @@ def _only_graph(manifest: Manifest) -> Graph:
     if len(graphs) != 1:
         raise BundleRefused("manifest.json", f"task {manifest.task!r} has one graph, not {len(graphs)}")
     return graphs[0]
-
-
-def _read_labels(folder: Path) -> tuple[str, ...]:
-    try:
-        labels = json.loads((folder / LABELS_FILE).read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleRefused(LABELS_FILE, f"is no JSON ({error})") from error
-    if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
-        raise BundleRefused(LABELS_FILE, "must be a list of texts")
-    return tuple(labels)

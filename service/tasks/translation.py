@@ -16,9 +16,10 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from service.batching.beams import Hypothesis
 from service.errors import BadInput, BundleRefused, TooLarge
-from service.manifest import Graph, Manifest, Tensor, TokenizerPreprocessing, TranslationPostprocessing, Variant
+from service.manifest import Manifest, TokenizerPreprocessing, TranslationPostprocessing, Variant
 from service.sentences import Piece, cut, parts_that_fit
 from service.tasks.base import TaskLimits, parse_parameters
+from service.tasks.graphs import by_name, expect
 from service.tasks.markup import parts_of
 from service.tasks.tokens import Span, Tokens
 from service.tensors import Arrays
@@ -509,51 +510,36 @@ def _check_graphs(variant: Variant, how: TokenizerPreprocessing) -> int:
     if missing:
         raise BundleRefused("manifest.json", f"a translation needs the graphs {ENCODER} and {DECODER}")
     encoder, decoder = variant.graphs[ENCODER], variant.graphs[DECODER]
-    read, answered = _by_name(encoder.inputs), _by_name(encoder.outputs)
-    given, told = _by_name(decoder.inputs), _by_name(decoder.outputs)
+    read, answered = by_name(encoder.inputs), by_name(encoder.outputs)
+    given, told = by_name(decoder.inputs), by_name(decoder.outputs)
     if encoder.step is not None or decoder.step is None or decoder.step.candidates is None:
         raise BundleRefused("manifest.json", f"{DECODER} must be a step that picks candidates, and {ENCODER} no step")
     step, candidates = decoder.step, decoder.step.candidates
     if sorted(read) != sorted((how.input, how.lengths)):
         raise BundleRefused("manifest.json", f"{encoder.file} must have the inputs {how.input!r} and {how.lengths!r}")
-    _expect(encoder, read[how.input], "INT64", ("batch", None))
-    _expect(encoder, read[how.lengths], "INT64", ("batch",))
-    _expect(decoder, given[step.token], "INT64", ("batch",))
+    expect(encoder, read[how.input], "INT64", ("batch", None))
+    expect(encoder, read[how.lengths], "INT64", ("batch",))
+    expect(decoder, given[step.token], "INT64", ("batch",))
     tokens, logprobs = told[candidates.tokens], told[candidates.logprobs]
     count = tokens.shape[1] if tokens.shape and len(tokens.shape) == 2 else None
     if not isinstance(count, int):
         raise BundleRefused(
             "manifest.json", f"{decoder.file}: the shape of {tokens.name!r} must tell how many there are"
         )
-    _expect(decoder, tokens, "INT64", ("batch", count))
-    _expect(decoder, logprobs, "FP32", ("batch", count))
+    expect(decoder, tokens, "INT64", ("batch", count))
+    expect(decoder, logprobs, "FP32", ("batch", count))
     for pair in step.states:
         state = given[pair.input]
         if state.shape is None or not all(isinstance(size, int) for size in state.shape[1:]):
             raise BundleRefused("manifest.json", f"{decoder.file}: state {state.name!r} must have one shape")
-        _expect(decoder, told[pair.output], state.datatype, state.shape)
+        expect(decoder, told[pair.output], state.datatype, state.shape)
     for name in (*step.context, *(pair.input for pair in step.states)):
         if name not in answered:
             raise BundleRefused("manifest.json", f"{encoder.file} does not answer {name!r}, which {decoder.file} needs")
-        _expect(encoder, answered[name], given[name].datatype, given[name].shape)
+        expect(encoder, answered[name], given[name].datatype, given[name].shape)
     for name in step.context:
         if any(isinstance(size, int) for size in (given[name].shape or ())[1:2]):
             raise BundleRefused("manifest.json", f"{decoder.file}: the second axis of {name!r} must be the sentence's")
     if step.attention is not None:
-        _expect(decoder, told[step.attention], "FP32", ("batch", None))
+        expect(decoder, told[step.attention], "FP32", ("batch", None))
     return count
-
-
-def _by_name(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
-    return {tensor.name: tensor for tensor in tensors}
-
-
-def _expect(graph: Graph, tensor: Tensor, datatype: str, shape: Sequence[int | str | None] | None) -> None:
-    """Refuse a tensor of another datatype or shape; the name of a symbolic axis, or None, means any size."""
-    found = None if tensor.shape is None else [None if isinstance(size, str) else size for size in tensor.shape]
-    wanted = None if shape is None else [None if isinstance(size, str) else size for size in shape]
-    if (tensor.datatype, found) != (datatype, wanted):
-        raise BundleRefused(
-            "manifest.json",
-            f"{graph.file}: {tensor.name!r} is {tensor.datatype} {tensor.shape}, not {datatype} {tuple(shape or ())}",
-        )
