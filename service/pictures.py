@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from service.errors import BadInput
+
 Pixels = NDArray[np.uint8]
 
 FORMATS: Final[Mapping[str, str]] = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
@@ -25,6 +27,10 @@ _OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
 }
 
 
+_LONGEST_SIDE: Final[Mapping[str, int]] = {"png": 2**31 - 1, "webp": 16_383, "jpeg": 65_500}
+"""Pixels that a side of a picture may have in each format, as the libraries have it that write them."""
+
+
 def write(pixels: Pixels, format: str) -> bytes:
     """Write a picture as a file.
 
@@ -34,9 +40,17 @@ def write(pixels: Pixels, format: str) -> bytes:
 
     Raises:
         ValueError: there is no such format.
+        BadInput: the picture is too wide or too high for it.
     """
     if format not in FORMATS:
         raise ValueError(f"pictures are written as {', '.join(FORMATS)}, not as {format!r}")
+    height, width = pixels.shape[:2]
+    if max(height, width) > (longest := _LONGEST_SIDE[format]):
+        raise BadInput(
+            f"a picture of {width}x{height} can't be written as {format}, whose sides have {longest} pixels at most; "
+            "png has room for more",
+            parameter="format",
+        )
     content = BytesIO()
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     image.save(content, format, **_OPTIONS[format])

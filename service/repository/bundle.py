@@ -10,7 +10,7 @@ import numpy as np
 
 from service.errors import BundleRefused, Unsupported
 from service.machine import cpu_quota
-from service.manifest import Manifest, Tensor, read_manifest, verify_files
+from service.manifest import ImagesPostprocessing, Manifest, Tensor, read_manifest, verify_files
 from service.repository.bare import describe, open_bare, probe
 from service.repository.drawing import draw_alone
 from service.repository.generation import grow_alone, text_slots
@@ -290,7 +290,9 @@ def _open(folder: BundleFolder, options: LoadOptions) -> tuple[Manifest, AnyTask
     if manifest.task not in TASKS:
         raise BundleRefused("manifest.json", f"task {manifest.task!r} is none of {', '.join(sorted(TASKS))}")
     task = TASKS[manifest.task](folder.path, manifest, options.limits)
-    return manifest, task, Golden(folder.path, manifest.golden) if manifest.golden else None
+    drawing = manifest.postprocessing
+    rounded = (drawing.output,) if isinstance(drawing, ImagesPostprocessing) else ()
+    return manifest, task, Golden(folder.path, manifest.golden, rounded=rounded) if manifest.golden else None
 
 
 def _first_that_replays(

@@ -8,9 +8,13 @@ import pytest
 from numpy.typing import NDArray
 
 from service.manifest import read_manifest
+from service.repository.bundle import LoadOptions, load_bundle
 from service.repository.golden import Golden, GoldenMismatch, _compare, restored, stored
+from service.repository.scan import BundleFolder
 from service.runtime.session import OnnxSession
-from tests.bundles import edit, golden_inputs, make_bundle, read_golden, write_golden
+from service.settings import Settings
+from tests.bundles import edit, golden_inputs, make_bundle, read_golden, sign, write_golden
+from tests.image_bundles import make_image_bundle
 from tests.translation_bundles import make_translation_bundle
 
 FRAMEWORK, RUNTIME = "framework/model/logits", "runtime/fp32/model/logits"
@@ -183,3 +187,37 @@ def test_another_token_may_come_last_where_it_might_have_before(models: Path) ->
     write_golden(bundle, arrays)
     with pytest.raises(GoldenMismatch, match="output 'logprobs' differs by"):
         replay_decoder(bundle)
+
+
+# Rounded numbers
+
+
+BYTES = "runtime/fp32/generator/image"
+
+
+def redrawn(bundle: Path, changed: int, by: int) -> None:
+    """Change so many of the 120 golden bytes, and load the bundle."""
+    arrays = read_golden(bundle)
+    image = arrays[BYTES].reshape(-1)
+    image[:changed] += np.where(image[:changed] > 100, -by, by).astype(np.uint8)
+    write_golden(bundle, {**arrays, BYTES: image.reshape(arrays[BYTES].shape)})
+    sign(bundle)
+    load_bundle(BundleFolder(bundle.parent.name, int(bundle.name), bundle), LoadOptions.of(Settings(threads=1)))
+
+
+def test_few_bytes_of_a_drawn_image_may_be_rounded_the_other_way(models: Path) -> None:
+    redrawn(make_image_bundle(models), changed=1, by=1)
+
+
+@pytest.mark.parametrize(("changed", "by"), [(2, 1), (120, 1), (1, 2)])
+def test_more_of_them_or_others_than_neighbours_are_a_mismatch(models: Path, changed: int, by: int) -> None:
+    with pytest.raises(GoldenMismatch, match=rf"output 'image' differs by {by}, allowed is 0\.0001"):
+        redrawn(make_image_bundle(models), changed, by)
+
+
+def test_whole_numbers_that_were_not_rounded_have_no_neighbours() -> None:
+    numbers = np.arange(200, dtype=np.uint8)
+    other = numbers.copy()
+    other[0] = 1
+    assert _compare(other, numbers, 0.5, nan_is_nan=True) == "differs by 1, allowed is 0.5"
+    assert _compare(other, numbers, 0.5, nan_is_nan=True, rounded=True) is None
