@@ -1,6 +1,7 @@
-"""OpenAI's dialect: its completions and its list of models, for models that generate text.
+"""OpenAI's dialect: its completions, for models that generate text.
 
-`openai_answers` writes what goes back. The chat calls are not here: a model that only continues texts has no turns.
+`openai_answers` writes what goes back; `openai_images` is the call for pictures, and `openai_models` tells of models.
+The chat calls are not here: a model that only continues texts has no turns.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.errors import BadInput, NotFound
+from service.errors import BadInput
 from service.observability import request_id
+from service.protocols import openai_images, openai_models
 from service.protocols.errors import openai_body
 from service.protocols.openai_answers import Completion, chunks, completion
+from service.protocols.openai_models import find
 from service.protocols.requests import (
     answer_headers,
     deadline_of,
@@ -116,23 +119,13 @@ def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
     """The routes of this dialect."""
     routes = APIRouter(prefix="/v1", tags=["openai"])
 
-    async def models() -> Response:
-        """List the models that generate text."""
-        return json_response({"object": "list", "data": [_describe(model) for model in _text_models(repository)]})
-
-    async def model_by_id(model: str) -> Response:
-        """Describe one model."""
-        return json_response(_describe(_text_model(repository, model)))
-
     async def completions(request: Request) -> Response:
         """Continue one prompt or several, each in one way or several; as a whole or in events."""
         deadline = deadline_of(request)
         body = await read_body(request, max_body_bytes)
         content = parse_json(_BODY, body, _EXPECTED)
         name, prompt = content.pop("model", None), content.pop("prompt", None)
-        if not isinstance(name, str):
-            raise BadInput("model must be the name of a model", parameter="model")
-        served = _text_model(repository, name)
+        served = find(repository, name, TextModel)
         with ExitStack() as measured:
             measured.enter_context(served.measured())
             parse = partial(_parse, served.task, prompt, content)
@@ -161,8 +154,8 @@ def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
             )
 
     routes.add_api_route("/completions", completions, methods=["POST"], response_model=None, openapi_extra=_OPENAPI)
-    routes.add_api_route("/models", models, response_model=None)
-    routes.add_api_route("/models/{model}", model_by_id, response_model=None)
+    routes.include_router(openai_images.router(repository, max_body_bytes=max_body_bytes))
+    routes.include_router(openai_models.router(repository))
     return routes
 
 
@@ -225,25 +218,3 @@ def _prompts(task: TextGeneration, prompt: object) -> list[list[int]]:
 
 def _are_tokens(prompt: object) -> bool:
     return isinstance(prompt, list) and all(type(token) is int for token in prompt)
-
-
-def _text_models(repository: Repository) -> list[TextModel]:
-    names = sorted({entry.name for entry in repository.entries() if entry.state == "READY"})
-    models = [repository.get(name) for name in names if repository.versions(name)]
-    return [model for model in models if isinstance(model, TextModel)]
-
-
-def _text_model(repository: Repository, name: str) -> TextModel:
-    try:
-        served = repository.get(name)
-    except NotFound as error:
-        error.parameter = "model"
-        raise
-    if not isinstance(served, TextModel):
-        # The list has no such model; and the client would try again after a 5xx.
-        raise NotFound(f"model {name!r} generates no text: POST /predict/{name} asks it", parameter="model")
-    return served
-
-
-def _describe(model: TextModel) -> dict[str, object]:
-    return {"id": model.name, "object": "model", "created": model.created, "owned_by": "inferd"}

@@ -1,7 +1,8 @@
 """The task dialect: `POST /predict/{model}`, after the Hugging Face inference conventions.
 
 A body is either the input itself (an image's bytes, a text, or a form with a `file`) with parameters in the query, or
-JSON `{"inputs": ..., "parameters": {...}}`. What inputs and parameters mean is the task's business.
+JSON `{"inputs": ..., "parameters": {...}}`. What inputs and parameters mean is the task's business. An answer is JSON,
+events, or a picture.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.errors import BadInput, UnsupportedMediaType
-from service.protocols import predict_text, predict_translation
+from service.pictures import FORMATS
+from service.protocols import predict_images, predict_text, predict_translation
+from service.protocols.drawings import SEED_HEADER
+from service.protocols.predict_images import AskedPictures
 from service.protocols.predict_text import Asked
 from service.protocols.requests import (
     answer_headers,
@@ -29,17 +33,18 @@ from service.protocols.requests import (
     while_connected,
 )
 from service.repository.batched_model import BatchedModel
+from service.repository.image_model import ImageModel
 from service.repository.repository import Repository
 from service.repository.text_model import TextModel
 from service.repository.translation_model import TranslationModel
 
 _BODY = msgspec.json.Decoder(Asked)
+_BODY_OF_PICTURES: msgspec.json.Decoder[Asked] = msgspec.json.Decoder(AskedPictures)
 
 _RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 
 _OPENAPI = {
     "requestBody": {
-        "required": True,
         "content": {
             "image/*": {"schema": {"type": "string", "format": "binary"}},
             "text/plain": {"schema": {"type": "string"}},
@@ -59,11 +64,26 @@ _OPENAPI = {
                         "parameters": {"type": "object"},
                         "stream": {"type": "boolean"},
                     },
-                    "required": ["inputs"],
                 }
             },
         },
-    }
+    },
+    "responses": {
+        "200": {
+            "description": "The answer. Pictures come as they are, or in JSON where there are several.",
+            "content": {
+                "application/json": {"schema": {}},
+                "text/event-stream": {"schema": {"type": "string"}},
+                **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in FORMATS.values()},
+            },
+            "headers": {
+                SEED_HEADER: {
+                    "description": "Of pictures: the seed that draws them again.",
+                    "schema": {"type": "integer"},
+                }
+            },
+        }
+    },
 }
 
 
@@ -83,6 +103,9 @@ def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
             if isinstance(served, TranslationModel):
                 asked = await _read(request, max_body_bytes, "text/plain")
                 return await predict_translation.answer(request, served, asked, deadline)
+            if isinstance(served, ImageModel):
+                asked = await _read(request, max_body_bytes, "text/plain", _BODY_OF_PICTURES)
+                return await predict_images.answer(request, served, asked, deadline)
             asked = await _read(request, max_body_bytes, "image/*")
             assert isinstance(served, BatchedModel)  # noqa: S101 - there are no others
             if asked.stream:
@@ -107,6 +130,7 @@ def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
                 "description": manifest.description,
                 "variant": bundle.variant,
                 **bundle.task.describe(),
+                **(predict_images.describe() if isinstance(served, ImageModel) else {}),
                 "limits": {"max_body_bytes": max_body_bytes, "max_batch_size": bundle.max_batch_rows},
                 "quality": [figure.model_dump() for figure in manifest.quality if figure.variant == bundle.variant],
                 "parameters_count": manifest.parameters,
@@ -120,12 +144,27 @@ def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
     return routes
 
 
-async def _read(request: Request, limit: int, raw: str) -> Asked:
-    """Take inputs and parameters out of whichever kind of body came; `raw` is what the input itself is called."""
+async def _read(
+    request: Request,
+    limit: int,
+    raw: str,
+    decoder: msgspec.json.Decoder[Asked] = _BODY,
+) -> Asked:
+    """Take inputs and parameters out of whichever kind of body came.
+
+    Args:
+        request: its body not read yet.
+        limit: of the body, in bytes.
+        raw: what the input itself is called as a media type.
+        decoder: of JSON.
+
+    Raises:
+        BadInput: it is none of these kinds, or broken, or (as TooLarge) too long.
+    """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "application/json":
         expected = 'JSON {"inputs": ..., "parameters": {...}, "stream": true or false}'
-        content = parse_json(_BODY, await read_body(request, limit), expected)
+        content = parse_json(decoder, await read_body(request, limit), expected)
         return Asked(content.inputs, {**request.query_params, **(content.parameters or {})}, content.stream)
     if media_type == "multipart/form-data":
         return Asked(await _read_form(request, limit), dict(request.query_params))

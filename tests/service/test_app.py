@@ -90,6 +90,7 @@ def test_the_openapi_description_has_every_route_and_what_it_takes(client: TestC
         "/predict/{model}",
         "/predict/{model}/versions/{version}",
         "/v1/completions",
+        "/v1/images/generations",
         "/v1/models",
         "/v1/models/{model}",
         "/v2",
@@ -122,4 +123,10 @@ def test_the_openapi_description_has_every_route_and_what_it_takes(client: TestC
         "multipart/form-data",
         "application/json",
     }
+    answered = described["paths"]["/predict/{model}"]["post"]["responses"]["200"]["content"]
+    assert set(answered) == {"application/json", "text/event-stream", "image/png", "image/webp", "image/jpeg"}
+    drawn = described["paths"]["/v1/images/generations"]["post"]
+    assert drawn["tags"] == ["openai"]
+    asked = drawn["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    assert {"model", "prompt", "n", "size", "seed"} < set(asked)
     assert "application/json" in described["paths"]["/v2/models/{model}/infer"]["post"]["requestBody"]["content"]
