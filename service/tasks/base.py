@@ -14,6 +14,9 @@ from service.tensors import Arrays
 RequestT = TypeVar("RequestT")
 ParametersT = TypeVar("ParametersT", bound=BaseModel)
 
+_MOST_NAMES = 100
+"""Parameters of a request: each unknown one would be an error of its own, which takes time to write."""
+
 
 @dataclass(frozen=True)
 class TaskLimits:
@@ -87,6 +90,10 @@ def parse_parameters(model: type[ParametersT], given: Mapping[str, object]) -> P
         BadInput: a name is unknown, or a value makes no sense.
     """
     try:
+        check_names(given)
+    except ValueError as error:
+        raise BadInput(f"{error} (allowed: {', '.join(model.model_fields)})") from error
+    try:
         return model.model_validate(given)
     except ValidationError as error:
         problem = error.errors()[0]
@@ -95,3 +102,13 @@ def parse_parameters(model: type[ParametersT], given: Mapping[str, object]) -> P
         raise BadInput(
             f"{where}{problem['msg']} (allowed: {', '.join(model.model_fields)})", parameter=name or None
         ) from error
+
+
+def check_names(given: Mapping[str, object]) -> None:
+    """Refuse an object that has so many names that they can't all be meant.
+
+    Raises:
+        ValueError: it has.
+    """
+    if len(given) > _MOST_NAMES:
+        raise ValueError(f"there are {len(given)} names, and {_MOST_NAMES} may be")

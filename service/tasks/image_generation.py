@@ -15,14 +15,14 @@ from typing import Annotated, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from service.errors import BadInput, BundleRefused, RuntimeFailure, TooLarge
 from service.latents import LARGEST_SEED, between, latents_of, total
 from service.manifest import MANIFEST_FILE, Graph, ImagesPostprocessing, Manifest, NgramPreprocessing, Variant
 from service.ngrams import ngram_ids
 from service.pictures import Pixels, enlarged
-from service.tasks.base import TaskLimits, parse_parameters
+from service.tasks.base import TaskLimits, check_names, parse_parameters
 from service.tasks.graphs import by_name, expect
 from service.tasks.labels import read_labels
 from service.tensors import Arrays
@@ -32,7 +32,7 @@ MOST_IMAGES: Final = 64
 MOST_TERMS: Final = 8
 """Of a sum."""
 LARGEST_NUMBER: Final = 10.0
-"""Of a latent, either side of zero: of a standard normal distribution none is found that is half as far out."""
+"""Of a latent, either side of zero; none of a standard normal distribution is ever found so far out."""
 FACTORS: Final = (1, 2, 4, 8, 16)
 """How many pixels wide and high a pixel of the generator's may be."""
 
@@ -77,6 +77,7 @@ class _Said(BaseModel):
     @classmethod
     def _without_none(cls, given: object) -> object:
         if isinstance(given, Mapping):
+            check_names(given)
             return {name: value for name, value in given.items() if value is not None}
         return given
 
@@ -115,6 +116,13 @@ class Term(Point):
     weight: float = Field(1.0, ge=-10, le=10)
 
 
+def _few(terms: object) -> object:
+    """Refuse a long list before any of it is looked at."""
+    if isinstance(terms, list) and not 2 <= len(terms) <= MOST_TERMS:
+        raise ValueError(f"a sum has 2 to {MOST_TERMS} terms, not {len(terms)}")
+    return terms
+
+
 class Parameters(_Said):
     """What a request may ask for.
 
@@ -138,7 +146,9 @@ class Parameters(_Said):
     truncation: float | None = Field(None, gt=0, le=1)
     strict: bool = True
     interpolate: Interpolation | None = None
-    arithmetic: tuple[Term, ...] | None = Field(None, min_length=2, max_length=MOST_TERMS)
+    arithmetic: Annotated[tuple[Term, ...] | None, BeforeValidator(_few)] = Field(
+        None, min_length=2, max_length=MOST_TERMS
+    )
     width: int | None = None
     height: int | None = None
 

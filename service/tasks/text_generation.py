@@ -23,13 +23,19 @@ MOST_BEST_OF = 20
 
 
 def _stops(given: object) -> object:
+    """Make a list of a text; refuse a long one before any of it is looked at."""
+    if isinstance(given, list) and len(given) > MOST_STOPS:
+        raise ValueError(_USABLE_STOPS)
     return [given] if isinstance(given, str) else given
 
 
 def _usable_stops(stops: tuple[str, ...]) -> tuple[str, ...]:
     if len(stops) > MOST_STOPS or not all(0 < len(stop) <= LONGEST_STOP for stop in stops):
-        raise ValueError(f"at most {MOST_STOPS} texts of 1 to {LONGEST_STOP} characters")
+        raise ValueError(_USABLE_STOPS)
     return stops
+
+
+_USABLE_STOPS = f"at most {MOST_STOPS} texts of 1 to {LONGEST_STOP} characters"
 
 
 Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]

@@ -18,7 +18,7 @@ from service.batching.beams import Hypothesis
 from service.errors import BadInput, BundleRefused, TooLarge
 from service.manifest import Manifest, TokenizerPreprocessing, TranslationPostprocessing, Variant
 from service.sentences import Piece, cut, parts_that_fit
-from service.tasks.base import TaskLimits, parse_parameters
+from service.tasks.base import TaskLimits, check_names, parse_parameters
 from service.tasks.graphs import by_name, expect
 from service.tasks.markup import parts_of
 from service.tasks.tokens import Span, Tokens
@@ -76,6 +76,7 @@ class Parameters(BaseModel):
             return given
         nested = given.get("generate_parameters")
         if isinstance(nested, Mapping):
+            check_names(nested)
             given = {**nested, **given, "generate_parameters": {}}
         return {name: value for name, value in given.items() if value is not None}
 

@@ -188,6 +188,13 @@ def test_a_parameter_that_makes_no_sense_is_refused_by_name_with_those_there_are
 
 def test_what_a_stop_string_may_be_is_said(task: TextGeneration) -> None:
     assert "at most 16 texts of 1 to 256 characters" in refusal(task, stop=["a"] * 17)
+    assert "at most 16 texts of 1 to 256 characters" in refusal(task, stop=[1] * 17), "none of them is looked at"
+
+
+def test_a_request_has_not_so_many_parameters_that_all_must_be_wrong(task: TextGeneration) -> None:
+    assert "there are 101 names, and 100 may be (allowed: temperature," in refusal(
+        task, **{f"name_{number}": 1 for number in range(101)}
+    )
 
 
 def test_no_more_tokens_may_be_asked_for_than_the_server_gives(task: TextGeneration) -> None:

@@ -145,6 +145,8 @@ def test_parameters_may_be_nested_as_hugging_face_sends_them(task: Translation) 
     assert parsed(task, generate_parameters=nested, num_beams=3).beams == 3, "what is not nested comes first"
     assert "parameter 'warp'" in refusal(task, generate_parameters={"warp": 9})
     assert "parameter 'generate_parameters'" in refusal(task, generate_parameters=3)
+    many = {f"name_{number}": 1 for number in range(101)}
+    assert "there are 101 names, and 100 may be" in refusal(task, generate_parameters=many)
 
 
 def test_what_means_nothing_here_is_read(task: Translation) -> None:
