@@ -23,9 +23,8 @@ def _call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
         (("image_classification",), "required: step"),
         (("image_classification", "trane"), "invalid choice: 'trane'"),
         (("weather", "train"), "invalid choice: 'weather'"),
-        (("image_generation", "export"), "image_generation can't export yet"),
     ],
-    ids=["nothing", "no step", "no such step", "no such task", "not yet"],
+    ids=["nothing", "no step", "no such step", "no such task"],
 )
 def test_a_command_that_is_none_says_what_there_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], problem: str

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from service.images import normalise
-from service.manifest import CharacterPreprocessing, TokenizerPreprocessing, read_manifest
+from service.manifest import (
+    CharacterPreprocessing,
+    ImagePreprocessing,
+    ImagesPostprocessing,
+    TokenizerPreprocessing,
+    read_manifest,
+)
 from service.repository.scan import BundleFolder, scan
 from training.core.config import read_config
 from training.core.export import open_session
@@ -54,8 +60,12 @@ def test_a_bundle_passes_the_notice_of_its_initial_weights_on(folder: BundleFold
     assert "Redistributions in binary form must reproduce the above copyright" in card
 
 
+def _classifiers() -> list[BundleFolder]:
+    return [one for one in _bundles() if isinstance(read_manifest(one.path).preprocessing, ImagePreprocessing)]
+
+
 @pytest.mark.data
-@pytest.mark.parametrize("folder", _bundles(), ids=_name)
+@pytest.mark.parametrize("folder", _classifiers(), ids=_name)
 def test_the_default_graph_has_the_accuracy_that_its_manifest_claims(folder: BundleFolder, fashion_mnist: Path) -> None:
     assert fashion_mnist.is_dir()
     manifest = read_manifest(folder.path)
@@ -134,3 +144,24 @@ def test_the_default_graphs_have_the_figures_that_their_manifest_claims(
     if config.export.name != folder.name:
         pytest.skip("was trained on other sentences")
     evaluate_translation(config, tmp_path / "no run")
+
+
+def _generators() -> list[BundleFolder]:
+    return [one for one in _bundles() if isinstance(read_manifest(one.path).postprocessing, ImagesPostprocessing)]
+
+
+@pytest.mark.parametrize("folder", _generators(), ids=_name)
+def test_a_generator_is_small_draws_what_it_is_asked_for_and_passes_the_licence_of_its_data_on(
+    folder: BundleFolder,
+) -> None:
+    manifest = read_manifest(folder.path)
+    figures = {one.metric: one.value for one in manifest.quality}
+    assert manifest.parameters <= 2_000_000
+    assert sum(entry.bytes for entry in manifest.files.values()) <= 10e6
+    assert figures["label_agreement"] >= 0.9
+    assert figures["gan_train_points_below_real"] <= 12
+    card = (folder.path / "README.md").read_text(encoding="utf-8")
+    assert "Copyright © 2017 Zalando SE" in card
+    assert {name for name in manifest.files if name.endswith(".png")} <= {
+        "arithmetic-1.png", "interpolation.png", "samples.png", "watch.png",
+    }, "what else is shown may be of the data"  # fmt: skip

@@ -36,21 +36,33 @@ _DATATYPES: Mapping[int, Datatype] = {
 }
 
 
-def export_onnx(model: nn.Module, example: Mapping[str, Tensor], outputs: Sequence[str], path: Path) -> None:
+def export_onnx(
+    model: nn.Module,
+    example: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    path: Path,
+    axes: Mapping[str, Mapping[int, str]] | None = None,
+) -> None:
     """Export `model` with a symbolic batch axis on every input and output.
 
     Args:
-        model: its `forward` takes the inputs by these names.
+        model: its `forward` takes the inputs by these names, and none of another batch size than the others.
         example: inputs by name, batch axis first, of two rows or more (one row would freeze the axis at 1).
         outputs: names for what `forward` returns.
         path: of the file.
+        axes: names of further symbolic axes, by input and place.
 
     Raises:
-        ValueError: the example has one row, or the exporter froze the batch axis.
+        ValueError: the example has one row, or the exporter froze an axis.
     """
     if any(len(tensor) < 2 for tensor in example.values()):
         raise ValueError("the example needs two rows or more: the exporter freezes an axis of size 1")
-    batch = torch.export.Dim(BATCH_AXIS)
+    # The first input names the batch axis. That the others' is the same one the exporter finds out for itself, and
+    # warns where it is told.
+    shapes: dict[str, dict[int, Any]] = {name: {0: torch.export.Dim.DYNAMIC} for name in example}
+    shapes[next(iter(example))] = {0: torch.export.Dim(BATCH_AXIS)}
+    for name, named in (axes or {}).items():
+        shapes[name] |= {place: torch.export.Dim(axis) for place, axis in named.items()}
     torch.onnx.export(
         model.eval(),
         (),
@@ -60,14 +72,27 @@ def export_onnx(model: nn.Module, example: Mapping[str, Tensor], outputs: Sequen
         output_names=list(outputs),
         opset_version=OPSET,
         dynamo=True,
-        dynamic_shapes={name: {0: batch} for name in example},
+        dynamic_shapes=shapes,
         external_data=False,
         verbose=False,
     )
-    graph = onnx.load(path).graph
-    for value in (*graph.input, *graph.output):
+    written = onnx.load(path)
+    for value in (*written.graph.input, *written.graph.output):
         if value.type.tensor_type.shape.dim[0].dim_param != BATCH_AXIS:
             raise ValueError(f"the exporter froze the batch axis of {value.name!r}")
+    for value in written.graph.input:
+        for place, axis in (axes or {}).get(value.name, {}).items():
+            if value.type.tensor_type.shape.dim[place].dim_param != axis:
+                raise ValueError(f"the exporter froze axis {place} of {value.name!r}")
+    _forget_the_source(written)
+    onnx.save(written, path)
+
+
+def _forget_the_source(model: onnx.ModelProto) -> None:
+    """Remove what the exporter notes of every node: the line of code that it comes from, with this machine's paths."""
+    graph = model.graph
+    for one in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del one.metadata_props[:]
 
 
 def tensors_of(path: Path) -> tuple[tuple[TensorEntry, ...], tuple[TensorEntry, ...]]:

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ from training.image_generation.train import (
 
 logger = logging.getLogger(__name__)
 
+REPORT = "evaluation.json"
+
 _SHOWN = 40
 
 
@@ -79,12 +82,14 @@ def evaluate(config: Config, folder: Path) -> None:
     judge = Judge(classifier, data)
     asked = config.evaluate
     report: dict[str, Any] = {
+        "of": identity(config, folder),
         "data": data.name,
         "epochs": len(run.read_history()),
         "seed": config.seed,
         "hardware": hardware(),
         "parameters": count_parameters(network),
         "judge_test_accuracy": accuracy(classifier, data, data.test),
+        "feature_width": classifier.head.in_features,
         "drawn": judged(network, judge, data, asked.images, config.seed),
         "truncated": {
             str(factor): judged(network, judge, data, asked.images, config.seed, factor) for factor in asked.truncations
@@ -102,48 +107,93 @@ def evaluate(config: Config, folder: Path) -> None:
             "parameters": count_parameters(encoder),
             **text_figures(encoder, load_captions(config.text.captions, data.labels)),
         }
-    (folder / "evaluation.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
+    (folder / REPORT).write_text(json.dumps(report, indent=2), encoding="utf-8")
     save_samples(network, folder / "samples.png", config.seed)
     plot_watch(run.read_history(), folder / "watch.png")
     logger.info("%s", json.dumps(report))
+
+
+def identity(config: Config, folder: Path) -> dict[str, Any]:
+    """What a report is of: how it was asked to measure, and the weights of all that takes part."""
+    weights = {"generator": folder, "judge": folder / JUDGE}
+    if config.evaluate.baseline:
+        weights["baseline"] = _baseline_folder(config, folder)
+    return {
+        "asked": config.evaluate.model_dump(mode="json"),
+        "weights": {name: sha256_of(path / "best.pt") for name, path in weights.items()},
+    }
+
+
+def load_report(config: Config, folder: Path) -> dict[str, Any]:
+    """What `evaluate` found of the run in `folder`.
+
+    Raises:
+        FileNotFoundError: it was not evaluated.
+        ValueError: it was evaluated with other weights, or asked to measure otherwise.
+    """
+    path = folder / REPORT
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: evaluate the run first")
+    report: dict[str, Any] = json.loads(path.read_bytes())
+    if report.get("of") != identity(config, folder):
+        raise ValueError(f"{path} is of other weights, or was measured otherwise: evaluate the run again")
+    return report
 
 
 def judged(
     network: Generator, judge: Judge, data: DataSet, count: int, seed: int, truncation: float = 1.0
 ) -> dict[str, Any]:
     """What the judge sees in `count` drawn images, of classes as frequent as in the test part, beside that part."""
-    labels = data.test.labels[torch.arange(count) % len(data.test)]
-    probabilities, features = judge(draw_pixels(network, labels, generator(seed, "evaluate"), truncation))
+    labels = asked_classes(data, count)
+    pixels = draw_pixels(network, labels, generator(seed, "evaluate"), truncation)
+    return seen(pixels, labels if network.classes > 1 else None, judge, data)
+
+
+def asked_classes(data: DataSet, count: int) -> Tensor:
+    """`count` class numbers, as frequent as in the test part."""
+    return data.test.labels[torch.arange(count) % len(data.test)]
+
+
+def seen(pixels: Tensor, labels: Tensor | None, judge: Judge, data: DataSet) -> dict[str, Any]:
+    """What the judge sees in drawn images (N, C, H, W) of the classes `labels` (N,), if any were asked for."""
+    probabilities, features = judge(pixels)
     _, real = judge(data.test.pixels)
     found: dict[str, Any] = {
-        "n": count,
+        "n": len(pixels),
         "frechet_distance": frechet_distance(features, real),
         "label_entropy": label_entropy(probabilities),
     }
-    if network.classes > 1:
+    if labels is not None:
         found["label_agreement"] = label_agreement(probabilities, labels)
-        found["by_class"] = {
-            label: label_agreement(probabilities[labels == number], labels[labels == number])
-            for number, label in enumerate(data.labels)
-            if bool((labels == number).any())
-        }
+        found["by_class"] = agreement_by_class(probabilities, labels, data.labels)
         found["relative_spread"] = spread_within_classes(features, labels) / spread_within_classes(
             real, data.test.labels
         )
     return found
 
 
+def agreement_by_class(probabilities: Tensor, labels: Tensor, names: Sequence[str]) -> dict[str, float]:
+    """The agreement of each class, by its name, of which there are images."""
+    return {
+        name: label_agreement(probabilities[labels == number], labels[labels == number])
+        for number, name in enumerate(names)
+        if bool((labels == number).any())
+    }
+
+
 def judged_real(judge: Judge, data: DataSet, count: int) -> dict[str, Any]:
     """What the judge sees in `count` real images of the training part, of the same classes, beside the test part."""
-    labels = data.test.labels[torch.arange(count) % len(data.test)]
+    labels = asked_classes(data, count)
     _, features = judge(data.train.pixels[_of_classes(data.train.labels, labels)])
     probabilities, real = judge(data.test.pixels)
     return {
         "n": count,
         "frechet_distance": frechet_distance(features, real),
         # Of the test part: the judge was trained on the other.
+        "test_n": len(data.test),
         "label_entropy": label_entropy(probabilities),
         "label_agreement": label_agreement(probabilities, data.test.labels),
+        "by_class": agreement_by_class(probabilities, data.test.labels, data.labels),
     }
 
 
@@ -160,14 +210,9 @@ def _of_classes(among: Tensor, labels: Tensor) -> Tensor:
 
 def _baseline(config: Config, folder: Path, judge: Judge, data: DataSet) -> dict[str, Any]:
     """What the judge sees in the images of another run beside this one."""
-    other = folder.parent / config.evaluate.baseline
-    if not (other / "best.pt").is_file():
-        raise FileNotFoundError(
-            f"{other} holds no run that has finished an epoch: train the baseline first, "
-            "or set evaluate.baseline to another run or to nothing"
-        )
+    other = _baseline_folder(config, folder)
     saved = json.loads((other / "config.json").read_bytes())
-    theirs = Config.model_validate({**saved, "evaluate": config.evaluate})
+    theirs = Config.model_validate({**saved, "evaluate": config.evaluate, "export": config.export})
     if theirs.data != config.data:
         raise ValueError(f"{other} was trained on other data")
     run, _, network = load_trained(theirs, other)
@@ -178,6 +223,16 @@ def _baseline(config: Config, folder: Path, judge: Judge, data: DataSet) -> dict
         "parameters": count_parameters(network),
         **found,
     }
+
+
+def _baseline_folder(config: Config, folder: Path) -> Path:
+    other = folder.parent / config.evaluate.baseline
+    if not (other / "best.pt").is_file():
+        raise FileNotFoundError(
+            f"{other} holds no run that has finished an epoch: train the baseline first, "
+            "or set evaluate.baseline to another run or to nothing"
+        )
+    return other
 
 
 def remembered(network: Generator, data: DataSet, count: int, seed: int, picture: Path) -> dict[str, Any]:
@@ -227,7 +282,7 @@ def pupils(network: Generator, data: DataSet, config: Config, folder: Path) -> d
         seed=config.seed,
         select="epoch",
     )
-    test_labels = data.test.labels[torch.arange(config.evaluate.images) % len(data.test)]
+    test_labels = asked_classes(data, config.evaluate.images)
     test_pixels = draw_pixels(network, test_labels, generator(config.seed, "evaluate"))
     real_accuracy, gan_train = (accuracy(one, data, data.test) for one in (of_real, of_drawn))
     return {

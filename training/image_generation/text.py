@@ -97,12 +97,16 @@ class Reading:
     meant: Tensor
 
 
+def reading_of(logits: Tensor) -> Reading:
+    """What logits (N, classes + 1) say, whose last is that of no class."""
+    return Reading(conditions=logits[:, :-1].softmax(1), meant=(1 - logits.softmax(1)[:, -1]).clamp(0, 1))
+
+
 @torch.no_grad()
 def read(encoder: TextEncoder, texts: Sequence[str]) -> Reading:
     """Read `texts`; a text's reading does not depend on those beside it."""
     encoder.eval()
-    logits = encoder(_padded([token_ids(text, encoder.embed.num_embeddings) for text in texts]))
-    return Reading(conditions=logits[:, :-1].softmax(1), meant=1 - logits.softmax(1)[:, -1])
+    return reading_of(encoder(padded([token_ids(text, encoder.embed.num_embeddings) for text in texts])))
 
 
 def train_text(config: TextConfig, captions: Captions, folder: Path, *, seed: int) -> TextEncoder:
@@ -120,7 +124,7 @@ def train_text(config: TextConfig, captions: Captions, folder: Path, *, seed: in
                 for _ in range(config.batch_size)
             ]
             labels = torch.tensor([classes if one.label == NOTHING else one.label for one in drawn])
-            yield _padded([token_ids(one.text, config.buckets) for one in drawn]), labels
+            yield padded([token_ids(one.text, config.buckets) for one in drawn]), labels
 
     fit(
         model,
@@ -171,7 +175,11 @@ class Understanding:
 
 def measure_text(encoder: TextEncoder, captions: Sequence[Caption], threshold: float) -> Understanding:
     """Measure `encoder` on `captions`; a text is accepted that means a class by `threshold` or more surely."""
-    found = read(encoder, [one.text for one in captions])
+    return understanding(read(encoder, [one.text for one in captions]), captions, threshold)
+
+
+def understanding(found: Reading, captions: Sequence[Caption], threshold: float) -> Understanding:
+    """How well `captions` are understood that were read as `found`; see `measure_text`."""
     labels = torch.tensor([one.label for one in captions])
     accepted, right = found.meant >= threshold, found.conditions.argmax(1) == labels
     on, off = labels != NOTHING, labels == NOTHING
@@ -188,7 +196,7 @@ def choose_threshold(encoder: TextEncoder, validation: Sequence[Caption]) -> flo
     """The threshold by which `validation` is understood best.
 
     It makes the share of texts that are accepted as the class they mean, less the share of off-topic texts that are
-    accepted, as large as it can be.
+    accepted, as large as it can be. It lies halfway between two texts, so that no rounding decides on either.
     """
     found = read(encoder, [one.text for one in validation])
     labels = torch.tensor([one.label for one in validation])
@@ -196,7 +204,8 @@ def choose_threshold(encoder: TextEncoder, validation: Sequence[Caption]) -> flo
     candidates = found.meant.unique()
     accepted = found.meant >= candidates[:, None]
     gain = (accepted & right).sum(1) / (~off).sum() - (accepted & off).sum(1) / off.sum()
-    return float(candidates[gain.argmax()])
+    best = int(gain.argmax())
+    return float(candidates[max(best - 1, 0) : best + 1].mean())
 
 
 def figures(encoder: TextEncoder, captions: Captions) -> dict[str, object]:
@@ -222,6 +231,7 @@ def _share(which: Tensor) -> float | None:
     return float(which.float().mean()) if len(which) else None
 
 
-def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
+def padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Rows of n-grams as one array (N, length of the longest), filled up with `PAD`."""
     length = max(map(len, rows))
     return torch.tensor([[*row, *[PAD] * (length - len(row))] for row in rows])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Self
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from training.core.bundle import BundleConfig
 from training.core.config import ConfigModel
 from training.core.loop import best_device, computes_in_bfloat16
 from training.core.provenance import hardware
@@ -51,6 +53,9 @@ NOT_OF_THE_RUN = frozenset({"export", "evaluate"})
 """Tables of a configuration that don't change how a generator is trained."""
 
 JUDGE, TEXT = "judge", "text"
+
+Paint = Callable[[Tensor, Tensor], Tensor]
+"""From latents (N, numbers) and conditions (N, classes) to bytes (N, C, H, W)."""
 
 _AT_ONCE = 250
 _SAMPLES_A_CLASS = 10
@@ -112,6 +117,30 @@ class EvaluateConfig(ConfigModel):
     baseline: str = ""
 
 
+class ExportConfig(BundleConfig):
+    """The bundle that is written.
+
+    Attributes:
+        min_agreement: images are drawn with the largest truncation of 1 and `evaluate.truncations` with which the judge
+            agrees with this share of them; 0 = with 1.
+        classifier: name of a model in the same folder whose agreement is measured too; empty = none.
+        seeds: how many images it looks at: the first of each seed from 0 on. The prompt of a seed names the class
+            `seed % classes`.
+        caption: that prompt, with `{label}` where the class's name goes.
+        texts: whose readings the card shows.
+        interpolations: pairs of classes between which the card shows the way.
+        arithmetic: classes a, b, c of which the card shows a - b + c.
+    """
+
+    min_agreement: float = Field(default=0.0, ge=0, le=1)
+    classifier: str = ""
+    seeds: int = Field(default=1000, ge=1)
+    caption: str = Field(default="a picture of a {label}", pattern=r"\{label\}")
+    texts: tuple[str, ...] = ()
+    interpolations: tuple[tuple[str, str], ...] = ()
+    arithmetic: tuple[tuple[str, str, str], ...] = ()
+
+
 class Config(ConfigModel):
     """A whole run, as in `config.toml`."""
 
@@ -122,6 +151,7 @@ class Config(ConfigModel):
     judge: ClassifierConfig
     text: TextConfig = TextConfig()
     evaluate: EvaluateConfig
+    export: ExportConfig
 
     @model_validator(mode="after")
     def _text_needs_classes(self) -> Self:
@@ -307,7 +337,6 @@ def settle(network: nn.Module, data: DataSet, seed: int) -> Generator:
     return settled.eval()
 
 
-@torch.no_grad()
 def draw_pixels(network: Generator, labels: Tensor, draw: torch.Generator, truncation: float = 1.0) -> Tensor:
     """Draw an image of each class number in `labels` (N,): bytes (N, C, H, W), on the CPU.
 
@@ -315,10 +344,22 @@ def draw_pixels(network: Generator, labels: Tensor, draw: torch.Generator, trunc
     """
     network.eval()
     device = next(network.parameters()).device
-    pixels = []
-    for some in labels.split(_AT_ONCE):
-        latents = truncation * draw_latents(len(some), network.latent, draw)
-        pixels.append(to_pixels(network(latents.to(device), conditions_of(some, network.classes).to(device))).cpu())
+
+    @torch.no_grad()
+    def paint(latents: Tensor, conditions: Tensor) -> Tensor:
+        return to_pixels(network(latents.to(device), conditions.to(device))).cpu()
+
+    return painted(paint, labels, draw, latent=network.latent, classes=network.classes, truncation=truncation)
+
+
+def painted(
+    paint: Paint, labels: Tensor, draw: torch.Generator, *, latent: int, classes: int, truncation: float
+) -> Tensor:
+    """What `draw_pixels` does, with whatever makes bytes of latents and conditions."""
+    pixels = [
+        paint(truncation * draw_latents(len(some), latent, draw), conditions_of(some, classes))
+        for some in labels.split(_AT_ONCE)
+    ]
     return torch.cat(pixels)
 
 

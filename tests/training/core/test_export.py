@@ -144,6 +144,31 @@ def test_a_network_with_a_fixed_batch_size_is_refused(tmp_path: Path, model: nn.
         export_onnx(model, {"image": torch.ones(2, 4)}, ["sums"], tmp_path / "model.onnx")
 
 
+class Mixture(nn.Module):
+    """Takes two inputs, and a third axis that is as long as it is."""
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """Map (N, T, 4) and (N, 3) to (N, 7)."""
+        return torch.cat([first.sum(1), second], 1)
+
+
+def test_inputs_share_the_batch_axis_and_others_are_as_long_as_they_are(tmp_path: Path) -> None:
+    path, example = tmp_path / "model.onnx", {"first": torch.ones(2, 5, 4), "second": torch.ones(2, 3)}
+    export_onnx(Mixture(), example, ["both"], path, {"first": {1: "length"}})
+    given, answered = tensors_of(path)
+    assert [one.shape for one in (*given, *answered)] == [("batch", "length", 4), ("batch", 3), ("batch", 7)]
+    for rows, length in ((1, 1), (3, 2), (7, 11)):
+        first, second = np.ones((rows, length, 4), np.float32), np.zeros((rows, 3), np.float32)
+        (found,) = open_session(path, threads=1).run(None, {"first": first, "second": second})
+        assert found.tolist() == [[length] * 4 + [0] * 3] * rows
+
+
+def test_an_export_tells_nothing_of_the_machine_it_was_made_on(exported: Exported) -> None:
+    content = exported.fp32.read_bytes()
+    assert b"stack_trace" not in content
+    assert str(Path(__file__).parent).encode() not in content
+
+
 # Comparing
 
 

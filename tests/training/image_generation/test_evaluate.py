@@ -8,41 +8,20 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.training.image_generation.conftest import Project
-from training.core.run import Run
+from tests.training.image_generation.conftest import PLAIN, Project
 from training.core.seeding import generator
 from training.image_generation.classifier import Judge, load_classifier
 from training.image_generation.data import load_pictures
-from training.image_generation.evaluate import _of_classes, evaluate, load_trained, remembered
+from training.image_generation.evaluate import _of_classes, evaluate, load_report, load_trained, remembered
 from training.image_generation.scores import frechet_distance, label_agreement
-from training.image_generation.train import JUDGE, NOT_OF_THE_RUN, draw_pixels, fit_gan
+from training.image_generation.train import JUDGE, draw_pixels
 
-PLAIN = (
-    "model.recipe=dcgan",
-    "model.conditional=false",
-    "fit.penalty=0",
-    "fit.ema_decay=0",
-    "fit.epochs=1",
-    "text.captions=''",
-)
+BESIDE = "evaluate.baseline=plain"
 
 
-@pytest.fixture(scope="module")
-def baseline(trained: Project) -> Project:
-    """With a second run called `plain`, an unconditional DCGAN."""
-    config = trained.config(*PLAIN)
-    data = load_pictures(config.data)
-    shutil.copytree(trained.folder("first") / JUDGE, trained.folder("plain") / JUDGE)
-    judge = Judge(load_classifier(config.judge, data, trained.folder("plain") / JUDGE, seed=config.seed), data)
-    fit_gan(config, data, judge, Run(trained.folder("plain"), config, NOT_OF_THE_RUN))
-    return trained
-
-
-@pytest.fixture(scope="module")
-def report(baseline: Project) -> dict[str, dict[str, float]]:
-    evaluate(baseline.config("evaluate.baseline=plain"), baseline.folder("first"))
-    found: dict[str, dict[str, float]] = json.loads((baseline.folder("first") / "evaluation.json").read_bytes())
-    return found
+@pytest.fixture
+def report(evaluated: Project) -> dict[str, dict[str, float]]:
+    return load_report(evaluated.config(BESIDE), evaluated.folder("first"))
 
 
 def test_drawn_images_are_measured_beside_real_ones_and_the_baseline(
@@ -127,14 +106,13 @@ def test_texts_are_measured_with_the_rest(report: dict[str, dict[str, float]]) -
 
 def test_evaluating_again_trains_no_pupil_again(baseline: Project, report: dict[str, dict[str, float]]) -> None:
     kept = {path: path.stat().st_mtime_ns for path in (baseline.folder("first") / "pupils").glob("*/history.csv")}
-    evaluate(baseline.config("evaluate.baseline=plain"), baseline.folder("first"))
+    evaluate(baseline.config(BESIDE), baseline.folder("first"))
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert json.loads((baseline.folder("first") / "evaluation.json").read_bytes()) == report
 
 
-def test_an_unconditional_run_is_measured_without_what_needs_classes(baseline: Project) -> None:
-    folder = baseline.folder("plain")
-    evaluate(baseline.config(*PLAIN), folder)
+def test_an_unconditional_run_is_measured_without_what_needs_classes(evaluated: Project) -> None:
+    folder = evaluated.folder("plain")
     found = json.loads((folder / "evaluation.json").read_bytes())
     assert "pupils" not in found
     assert "text" not in found
@@ -152,8 +130,34 @@ def test_a_baseline_that_was_not_trained_is_named(trained: Project) -> None:
 
 
 def test_a_baseline_of_other_data_is_refused(baseline: Project) -> None:
-    path = baseline.folder("plain") / "config.json"
+    shutil.copytree(baseline.folder("plain"), baseline.folder("other"))
+    path = baseline.folder("other") / "config.json"
     saved = json.loads(path.read_bytes())
     path.write_text(json.dumps({**saved, "data": {**saved["data"], "validation": 0.3}}), encoding="utf-8")
-    with pytest.raises(ValueError, match="plain was trained on other data"):
-        evaluate(baseline.config("evaluate.baseline=plain"), baseline.folder("first"))
+    with pytest.raises(ValueError, match="other was trained on other data"):
+        evaluate(baseline.config("evaluate.baseline=other"), baseline.folder("first"))
+
+
+# The report as others read it
+
+
+def test_a_report_is_read_by_whoever_asks_for_just_that(evaluated: Project) -> None:
+    found = load_report(evaluated.config(BESIDE), evaluated.folder("first"))
+    assert found["of"]["asked"]["baseline"] == "plain"
+    assert set(found["of"]["weights"]) == {"generator", "judge", "baseline"}
+    with pytest.raises(ValueError, match="measured otherwise: evaluate the run again"):
+        load_report(evaluated.config(BESIDE, "evaluate.images=61"), evaluated.folder("first"))
+
+
+def test_a_run_that_was_not_evaluated_has_no_report(trained: Project, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="evaluate the run first"):
+        load_report(trained.config(), tmp_path)
+
+
+@pytest.mark.parametrize("of", ["", JUDGE])
+def test_a_report_of_other_weights_is_refused(evaluated: Project, tmp_path: Path, of: str) -> None:
+    shutil.copytree(evaluated.folder("plain"), tmp_path / "plain")
+    weights = tmp_path / "plain" / of / "best.pt"
+    weights.write_bytes(weights.read_bytes() + b" ")
+    with pytest.raises(ValueError, match="is of other weights"):
+        load_report(evaluated.config(*PLAIN), tmp_path / "plain")
