@@ -78,11 +78,14 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(16 * 2**20, ge=1, description="Largest request body.")
     max_pixels: int = Field(
-        16_777_216, ge=1, le=170_000_000, description="Largest picture, width times height, checked before decoding."
+        16_777_216,
+        ge=1,
+        le=170_000_000,
+        description="Largest picture, width times height, checked before decoding; or all that a request has drawn.",
     )
     max_prompt_tokens: int = Field(16_384, ge=1, description="Longest prompt of a text generation, in tokens.")
     max_new_tokens: int = Field(4096, ge=1, description="Most tokens that a text generation may ask for.")
-    max_text_characters: int = Field(10_000, ge=1, description="Longest text that is translated, in characters.")
+    max_text_characters: int = Field(10_000, ge=1, description="Longest text that is translated or says what to draw.")
     max_batch_rows: int = Field(
         64,
         ge=1,
