@@ -30,6 +30,11 @@ from service.errors import BadInput, Overloaded, TooLarge
 
 SHORTEST_RETRY_S: Final = 0.001
 
+DISPATCH_S: Final = 0.0002
+"""What a batch takes beside its run: handing it to a thread, waking up again, and giving everyone his rows."""
+NEARLY: Final = 0.95
+"""The share of the best rate at which a batch is large enough."""
+
 PRIORITY_LEVELS: Final = 3
 """Level 1 is served first."""
 DEFAULT_PRIORITY_LEVEL: Final = 2
@@ -72,6 +77,17 @@ class LatencyProfile:
         high_rows, high_s = self.points[above]
         return low_s + (high_s - low_s) * (rows - low_rows) / (high_rows - low_rows)
 
+    def worthwhile_rows(self, most: int) -> int:
+        """Return the fewest rows with which a batch is nearly as good as with any number up to `most`.
+
+        That is by rows a second, what it takes to send a batch on its way included: beyond it a larger batch answers
+        later and gains next to nothing. Only what was measured is compared, and `most`.
+        """
+        sizes = [rows for rows, _ in self.points if rows < most] + [most]
+        rates = [rows / (DISPATCH_S + self.seconds(rows)) for rows in sizes]
+        enough = NEARLY * max(rates)
+        return next(rows for rows, rate in zip(sizes, rates, strict=True) if rate >= enough)
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -81,13 +97,22 @@ class Limits:
         max_batch_rows: rows in one run, and so in one request.
         max_queue_rows: rows that may wait, whatever the prediction says; at least one batch.
         max_queue_s: the longest predicted wait of a new request.
+        full_batch_rows: up to so many rows requests are gathered; a larger one runs alone. None = as many as may run.
     """
 
     max_batch_rows: int
     max_queue_rows: int
     max_queue_s: float = 1.0
+    full_batch_rows: int | None = None
+
+    @property
+    def full_rows(self) -> int:
+        """With how many rows a batch is full."""
+        return self.max_batch_rows if self.full_batch_rows is None else self.full_batch_rows
 
     def __post_init__(self) -> None:
+        if not 1 <= self.full_rows <= self.max_batch_rows:
+            raise ValueError("limits need 1 <= full_batch_rows <= max_batch_rows")
         if not 1 <= self.max_batch_rows <= self.max_queue_rows:
             raise ValueError("limits need 1 <= max_batch_rows <= max_queue_rows")
         if not self.max_queue_s > 0:
@@ -157,16 +182,17 @@ def admit(
     if queued_rows == 0:
         return
 
-    full_batch_s = profile.seconds(most)
+    full = limits.full_rows
+    full_batch_s = profile.seconds(full)
 
     def seconds_until_started(first_rows: int) -> float:
-        return running_s_left + (first_rows - 1) // most * full_batch_s
+        return running_s_left + (first_rows - 1) // full * full_batch_s
 
     wait_s = fits_after_s = 0.0
     if rows_ahead := queued_rows - rows_behind:
-        full_batches, rest = divmod(rows_ahead, most)
+        full_batches, rest = divmod(rows_ahead, full)
         wait_s = running_s_left + full_batches * full_batch_s
-        if rest + rows > most:
+        if rest and rest + rows > full:
             wait_s += profile.seconds(rest)
         # Nothing is in front of the request once those have started, so it fits then at the latest.
         fits_after_s = min(wait_s - limits.max_queue_s, seconds_until_started(rows_ahead))
@@ -195,10 +221,11 @@ def next_batch(waiting: Iterable[Waiting], now: float, profile: LatencyProfile, 
     """Choose what an idle runtime does next; look no further than that takes.
 
     `take` is the first request that can be in time, and those behind it that can be joined with it: in order, as many
-    as fit one batch and meet every deadline in it, and passing over `LOOK_PAST` others at most. It is empty only if
-    nothing can be in time. `expired` are those, found on the way, that might have been in the batch but would be late
-    even if each ran alone at once. The cause is "full" if nothing more of what was seen fits, "deadline" if one more
-    would make a deadline in the batch late, and "idle" if all that waited was taken.
+    as fit a full batch and meet every deadline in it, and passing over `LOOK_PAST` others at most; a first one that is
+    larger runs alone. It is empty only if nothing can be in time. `expired` are those, found on the way, that might
+    have been in the batch but would be late even if each ran alone at once. The cause is "full" if nothing more of what
+    was seen fits, "deadline" if one more would make a deadline in the batch late, and "idle" if all that waited was
+    taken.
 
     Args:
         waiting: what waits, in the order in which it is to be served, each of it admitted.
@@ -224,7 +251,7 @@ def next_batch(waiting: Iterable[Waiting], now: float, profile: LatencyProfile, 
             expired.append(index)
             continue
         grown = rows + request.rows
-        if grown > limits.max_batch_rows:
+        if take and grown > limits.full_rows:
             cause = "full"
             break
         if deadline is not None:
@@ -234,7 +261,7 @@ def next_batch(waiting: Iterable[Waiting], now: float, profile: LatencyProfile, 
             break
         take.append(index)
         rows, layout = grown, request.layout
-        if rows == limits.max_batch_rows:
+        if rows >= limits.full_rows:
             cause = "full"
             break
     return Decision(tuple(expired), tuple(take), cause)

@@ -66,6 +66,27 @@ def test_limits_without_sense_are_refused(batch: int, queue: int, seconds: float
         Limits(max_batch_rows=batch, max_queue_rows=queue, max_queue_s=seconds)
 
 
+@pytest.mark.parametrize("full", [0, 9])
+def test_a_full_batch_is_one_that_may_run(full: int) -> None:
+    with pytest.raises(ValueError, match="limits need 1 <= full_batch_rows <= max_batch_rows"):
+        replace(LIMITS, full_batch_rows=full)
+
+
+@pytest.mark.parametrize(
+    ("points", "most", "rows"),
+    [
+        pytest.param(((1, 0.01), (2, 0.02), (4, 0.04)), 64, 1, id="rows that cost the same in any company"),
+        pytest.param(((1, 0.01), (2, 0.01), (4, 0.01)), 4, 4, id="rows that cost nothing more"),
+        pytest.param(((1, 0.001), (8, 0.002), (16, 0.0021), (64, 0.0088)), 64, 16, id="a gain that ends"),
+        pytest.param(((1, 0.001), (8, 0.002), (16, 0.0021), (64, 0.0088)), 8, 8, id="no more than may run"),
+        pytest.param(((1, 0.00001), (8, 0.00008), (64, 0.00064)), 64, 64, id="so quick that the sending counts"),
+        pytest.param(((1, 0.01),), 1, 1, id="one at a time"),
+    ],
+)
+def test_a_batch_is_no_larger_than_is_worthwhile(points: tuple[tuple[int, float], ...], most: int, rows: int) -> None:
+    assert LatencyProfile(points).worthwhile_rows(most) == rows
+
+
 # Levels
 
 
@@ -184,6 +205,20 @@ def waiting(*rows: int, deadlines: dict[int, float] | None = None) -> list[Waiti
 )
 def test_the_next_batch(queue: list[Waiting], decision: Decision) -> None:
     assert next_batch(queue, 10.0, PROFILE, LIMITS) == decision
+
+
+@pytest.mark.parametrize(
+    ("queue", "decision"),
+    [
+        pytest.param(waiting(1, 1, 1, 1), Decision((), (0, 1, 2), "full"), id="full before the limit"),
+        pytest.param(waiting(2, 2, 1), Decision((), (0,), "full"), id="what does not fit waits"),
+        pytest.param(waiting(5, 1), Decision((), (0,), "full"), id="a larger one runs alone"),
+        pytest.param(waiting(1, 5), Decision((), (0,), "full"), id="and nobody overtakes it"),
+        pytest.param(waiting(1, 1), Decision((), (0, 1), "idle"), id="all of it"),
+    ],
+)
+def test_batches_are_gathered_until_they_are_full(queue: list[Waiting], decision: Decision) -> None:
+    assert next_batch(queue, 10.0, PROFILE, replace(LIMITS, full_batch_rows=3)) == decision
 
 
 def test_a_batch_has_one_layout() -> None:
@@ -320,7 +355,8 @@ def loads(
     layouts: bool = True,
 ) -> Load:
     batch = draw(st.integers(max_rows, 12))
-    limits = Limits(batch, draw(st.integers(batch, 40)), draw(st.floats(0.1, 8.0)))
+    full = draw(st.none() | st.integers(1, batch))
+    limits = Limits(batch, draw(st.integers(batch, 40)), draw(st.floats(0.1, 8.0)), full)
     gap = st.sampled_from([0.0, 0.0, 0.1, 0.7, 3.0])
     patience = st.none() | st.floats(-0.5, 4.0) if with_deadlines else st.none()
     level = st.integers(1, PRIORITY_LEVELS) if levels else st.just(DEFAULT_PRIORITY_LEVEL)
@@ -425,16 +461,16 @@ def test_whoever_is_passed_over_waits_for_a_batch_of_each_before_it_at_most(load
 def test_a_batch_stays_within_its_limit_and_ends_for_its_cause(load: Load) -> None:
     for ran in serve(load).batches:
         rows = sum(load.arrivals[i].rows for i in ran.requests)
-        assert rows <= load.limits.max_batch_rows
+        assert rows <= (load.limits.max_batch_rows if len(ran.requests) == 1 else load.limits.full_rows)
         if ran.decision.cause == "idle":
             assert not ran.waited
-            assert rows < load.limits.max_batch_rows
+            assert rows < load.limits.full_rows
             continue
         layout = load.arrivals[ran.requests[0]].layout
         alike = [index for index in ran.waited if load.arrivals[index].layout == layout]
         if ran.decision.cause == "full":
             others_wait = len(alike) < len(ran.waited)
-            assert others_wait or rows + sum(load.arrivals[i].rows for i in alike[:1]) >= load.limits.max_batch_rows
+            assert others_wait or rows + sum(load.arrivals[i].rows for i in alike[:1]) >= load.limits.full_rows
         else:
             first = load.arrivals[alike[0]]
             together = [first.deadline, *(load.arrivals[i].deadline for i in ran.requests)]
@@ -486,18 +522,25 @@ def test_whoever_is_admitted_waits_no_longer_than_allowed(load: Load) -> None:
     st.integers(0, 60),
     st.floats(0.0, 3.0),
     st.floats(0.1, 8.0),
+    st.none() | st.integers(1, 8),
 )
 def test_a_retry_after_the_time_told_is_admitted(
-    profile: LatencyProfile, rows: int, queued: int, behind: int, running_s_left: float, max_queue_s: float
+    profile: LatencyProfile,
+    rows: int,
+    queued: int,
+    behind: int,
+    running_s_left: float,
+    max_queue_s: float,
+    full: int | None,
 ) -> None:
-    limits = Limits(max_batch_rows=8, max_queue_rows=24, max_queue_s=max_queue_s)
+    limits = Limits(max_batch_rows=8, max_queue_rows=24, max_queue_s=max_queue_s, full_batch_rows=full)
     behind = min(behind, queued)
     try:
         admit(rows, queued, running_s_left, profile, limits, behind)
     except Overloaded as refused:
         left = running_s_left - refused.retry_after_s - AN_ULP_OR_SO
         while left <= 0 and queued:  # the next batch starts
-            batch = min(queued, limits.max_batch_rows)
+            batch = min(queued, limits.full_rows)
             queued -= batch
             left += profile.seconds(batch)
         admit(rows, queued, max(0.0, left), profile, limits, min(behind, queued))
