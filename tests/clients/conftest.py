@@ -6,7 +6,17 @@ from functools import cache
 
 import pytest
 
-from tests.clients.models import grow, identity, slow, write, write_models, write_text_model, write_translation_model
+from tests.clients.models import (
+    grow,
+    identity,
+    slow,
+    write,
+    write_classifier,
+    write_image_model,
+    write_models,
+    write_text_model,
+    write_translation_model,
+)
 from tests.clients.serving import KEY, Served, serving
 
 
@@ -67,4 +77,16 @@ def translations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     write_translation_model(folder, "tiny-en-de")
     write_translation_model(folder, "tiny-de-en", source="de", target="en")
     with serving(folder, workers=2, max_text_characters=2000) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server with two workers of two models that draw, grey or in colours, one that sees, and one that writes."""
+    folder = tmp_path_factory.mktemp("pictures")
+    write_image_model(folder, "tiny-painter")
+    write_image_model(folder, "tiny-colours", channels=3)
+    write_classifier(folder, "tiny")
+    write_text_model(folder, "tiny-text")
+    with serving(folder, workers=2) as served:
         yield served

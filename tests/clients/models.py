@@ -75,6 +75,24 @@ def write_translation_model(folder: Path, name: str, *, source: str = "en", targ
     subprocess.run([SERVE_PYTHON, "-c", code, folder, name, source, target], cwd=ROOT, check=True)
 
 
+def write_image_model(folder: Path, name: str, *, channels: int = 1) -> None:
+    """Write a bundle that draws pictures, likewise."""
+    code = (
+        "import sys; from pathlib import Path; from tests.image_bundles import make_image_bundle; "
+        "make_image_bundle(Path(sys.argv[1]), sys.argv[2], channels=int(sys.argv[3]))"
+    )
+    subprocess.run([SERVE_PYTHON, "-c", code, folder, name, str(channels)], cwd=ROOT, check=True)
+
+
+def write_classifier(folder: Path, name: str) -> None:
+    """Write a bundle that tells those pictures apart, likewise."""
+    code = (
+        "import sys; from pathlib import Path; from tests.bundles import make_bundle; "
+        "make_bundle(Path(sys.argv[1]), sys.argv[2])"
+    )
+    subprocess.run([SERVE_PYTHON, "-c", code, folder, name], cwd=ROOT, check=True)
+
+
 def identity(datatype: str, shape: Shape) -> ModelProto:
     """Make a model whose output `y` is its input `x`."""
     nodes = [helper.make_node("Identity", ["x"], ["y"])]
