@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
 
+import httpx
 import pytest
 from huggingface_hub import AsyncInferenceClient, InferenceClient
 from huggingface_hub.errors import BadRequestError, HfHubHTTPError
@@ -27,21 +28,18 @@ class Hub:
         self.served = served
         self.runner = runner
 
-    def ask(self, task: str, given: object, *, model: str, headers: dict[str, str] | None = None, **more: Any) -> Any:
-        """What the client's method `task` gives."""
+    def draw(
+        self, prompt: str = "a dark night", *, model: str = PAINTER, headers: dict[str, str] | None = None, **more: Any
+    ) -> Image.Image:
+        """What `text_to_image` gives."""
 
-        async def awaited() -> Any:
+        async def awaited() -> Image.Image:
             async with client:
-                return await getattr(client, task)(given, **more)
+                return await client.text_to_image(prompt, **more)
 
         client = self.kind(model=f"{self.served.server.url}/predict/{model}", headers=headers, timeout=60)
-        if isinstance(client, AsyncInferenceClient):
-            return self.runner.run(awaited())
-        return getattr(client, task)(given, **more)
-
-    def draw(self, prompt: str = "a dark night", *, model: str = PAINTER, **more: Any) -> Image.Image:
-        """What `text_to_image` gives."""
-        image: Image.Image = self.ask("text_to_image", prompt, model=model, **more)
+        is_async = isinstance(client, AsyncInferenceClient)
+        image: Image.Image = self.runner.run(awaited()) if is_async else client.text_to_image(prompt, **more)
         image.load()
         return image
 
@@ -66,8 +64,9 @@ def test_what_is_drawn_is_seen_by_a_model_that_knows_it(hub: Hub, label: str) ->
     for seed in range(5):
         content = BytesIO()
         hub.draw(f"what is {label}", seed=seed).save(content, "PNG")
-        seen = hub.ask("image_classification", content.getvalue(), model="tiny", top_k=1)
-        assert seen[0].label == label
+        # By another client: Hugging Face's of asyncio sends pictures in a way that its own library deprecates.
+        seen = httpx.post(f"{hub.served.server.url}/predict/tiny", content=content.getvalue()).json()
+        assert seen[0]["label"] == label
 
 
 def test_the_same_seed_draws_the_same(hub: Hub) -> None:
