@@ -29,7 +29,7 @@ class ImageModel(GraphModel):
         bundle: loaded.
         task: its task.
         profile: how long a run of the generator takes.
-        text_profile: how long a run of the text encoder takes, if there is one.
+        text_profile: how long a run of the text encoder takes, if there is one and that is known.
         limits: of its queue.
         decoding: where long texts are read, and large pictures made.
         metrics: its series.
@@ -57,7 +57,7 @@ class ImageModel(GraphModel):
         self._reads_slowly = text_profile is not None and text_profile.seconds(1) > _INLINE_S
 
     async def draw(self, request: ImageRequest, *, deadline: float | None = None) -> tuple[Drawings, Answer]:
-        """Draw the pictures of a request, and count it; cancelling withdraws it.
+        """Draw the pictures of a request, and count it but for their writing; cancelling withdraws it.
 
         Args:
             request: checked by the task.
@@ -80,8 +80,5 @@ class ImageModel(GraphModel):
         self.metrics.preprocess_seconds.observe(time.perf_counter() - started)
         answer = await self.submit(task.inputs(sketch), deadline)
         self.observe(answer)
-        started = time.perf_counter()
         finishing = partial(task.finish, request, sketch, answer.outputs)
-        drawings = await self.offload(finishing) if task.is_large(request) else finishing()
-        self.metrics.postprocess_seconds.observe(time.perf_counter() - started)
-        return drawings, answer
+        return await self.offload(finishing) if task.is_large(request) else finishing(), answer

@@ -13,6 +13,8 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.latents import LARGEST_SEED, between, latents_of, total
+from service.protocols import openai_images
+from service.protocols.predict_images import Parameters
 from service.settings import Settings
 from tests.conftest import Serve, loaded
 from tests.image_bundles import LATENT, drawn, make_image_bundle, one_hot
@@ -22,6 +24,7 @@ from tests.service.protocols.texts import PATIENCE_S, visiting
 from tests.service.requests import gained, metrics
 
 URL = "/predict/tiny-painter"
+ROOT = Path(__file__).resolve().parents[3]
 HEIGHT, WIDTH = 4, 6
 JSON = "application/json"
 
@@ -465,6 +468,14 @@ def test_the_model_describes_itself(painter: TestClient) -> None:
     assert painter.get("/predict/tiny-noise").json()["task"] == "unconditional-image-generation"
 
 
+def test_every_parameter_is_in_the_docs() -> None:
+    content = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    said = content.partition("\n### Pictures\n")[2].partition("\n### ")[0]
+    assert [name for name in Parameters.model_fields if f"`{name}`" not in said] == []
+    own = content.partition("\n### Images\n")[2].partition("\n## ")[0]
+    assert [name for name in openai_images.Parameters.model_fields if f"`{name}`" not in own] == []
+
+
 def test_pictures_and_failures_are_counted(models: Path, serve: Serve) -> None:
     make_image_bundle(models)
     client = serve(models=models)
@@ -480,4 +491,5 @@ def test_pictures_and_failures_are_counted(models: Path, serve: Serve) -> None:
     assert gained(before, after, "inferd_request_duration_seconds_count", **labels) == 5
     assert gained(before, after, "inferd_request_failures_total", reason="invalid", **labels) == 2
     assert gained(before, after, "inferd_queue_seconds_count", **labels) == 3
+    assert gained(before, after, "inferd_postprocess_seconds_count", **labels) == 3
     assert gained(before, after, "inferd_requests_total", protocol="predict", code="200") == 3

@@ -321,7 +321,7 @@ def test_what_was_drawn_is_counted(models: Path) -> None:
             (statistics,) = repository.statistics()
             assert (statistics.inference_count, statistics.execution_count) == (6, 1)
             told = repository._metrics.render().decode()
-            for name in ("request_duration", "queue", "preprocess", "compute", "postprocess"):
+            for name in ("request_duration", "queue", "preprocess", "compute"):
                 assert f'inferd_{name}_seconds_count{{model="tiny-painter",version="1"}} 1.0' in told
             assert 'inferd_batch_size_sum{model="tiny-painter",version="1"} 6.0' in told
 
