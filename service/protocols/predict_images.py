@@ -74,7 +74,7 @@ async def answer(request: Request, model: ImageModel, asked: Asked, deadline: fl
     wanted = await parse(
         model, asked.inputs, {name: value for name, value in given.items() if name not in ("format", "grid")}
     )
-    kind, format = _kind_of(request.headers.get("accept"), how, wanted.count)
+    kind, format = _kind_of(", ".join(request.headers.getlist("accept")), how, wanted.count)
     drawings, done = await draw(request, model, wanted, deadline)
     write = partial(_entries, model.task, format) if kind == _JSON else partial(_picture, format, how.grid)
     return Response(await put_down(model, drawings, write), headers=headers_of(model, drawings, done), media_type=kind)
@@ -86,7 +86,7 @@ def describe() -> dict[str, object]:
     return {"parameters": schema["properties"], "$defs": schema["$defs"]}
 
 
-def _kind_of(accept: str | None, how: Parameters, count: int) -> tuple[str, str]:
+def _kind_of(accept: str, how: Parameters, count: int) -> tuple[str, str]:
     """The media type of an answer, and the format of its pictures.
 
     Raises:

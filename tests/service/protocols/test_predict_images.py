@@ -262,6 +262,11 @@ def test_one_picture_is_json_or_a_picture_as_the_client_likes_better(painter: Te
         assert ask(painter, accept=accept).headers["content-type"] == kind
 
 
+def test_accept_may_come_in_several_lines(painter: TestClient) -> None:
+    lines = [("accept", "text/html"), ("accept", "image/webp")]
+    picture(painter.post(URL, json={"inputs": "dark"}, headers=httpx.Headers(lines).multi_items()), "image/webp")
+
+
 @pytest.mark.parametrize(("grid", "shape"), [(True, (3, 2)), (1, (6, 1)), (4, (2, 4)), (64, (1, 6))])
 def test_a_grid_has_all_of_them_in_one(painter: TestClient, grid: bool | int, shape: tuple[int, int]) -> None:
     rows, columns = shape
