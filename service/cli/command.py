@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from service.cli import asking, drawing, folder
+from service.cli import asking, benching, drawing, folder
 from service.errors import InferdError
 from service.observability import configure_logging
 from service.settings import ENV_PREFIX, Settings
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--workers", help="processes that answer, or auto (INFERD_WORKERS, default: auto)")
     serve.set_defaults(run=_serve)
 
-    for others in (folder, asking, drawing):
+    for others in (folder, asking, drawing, benching):
         others.add_commands(commands)
     return parser
 

@@ -1,0 +1,142 @@
+"""Measures a server, and the limit beside it, in turns."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from service.bench.address import Address
+from service.bench.arrivals import arrivals
+from service.bench.description import Described
+from service.bench.generator import ClosedLoop, OpenLoop
+from service.bench.limit import Limit, Measured
+from service.bench.plan import MOST_CLIENTS, Plan
+from service.bench.result import Result, Round, Run, compare, this_machine
+from service.bench.samples import Figures
+from service.bench.scenario import Scenario, Wanted, make_scenario
+
+Tell = Callable[[str], None]
+
+_SPARE_SOCKETS = 64
+_LIMIT_SHARE = 0.25
+"""Of a load's time, for each measurement of the limit: it varies less."""
+
+
+def measure(
+    address: Address,
+    wanted: Wanted,
+    plan: Plan,
+    *,
+    workers: int | str | None,
+    limit: Limit | None,
+    no_limit: str = "",
+    tell: Tell,
+) -> Result:
+    """Measure.
+
+    Args:
+        address: of a server that is ready.
+        wanted: what it is asked.
+        plan: how often and for how long.
+        workers: of the server, if they are known.
+        limit: that is measured beside it.
+        no_limit: why there is none.
+        tell: is told how it goes.
+
+    Raises:
+        OSError: the server can't be reached, or is gone.
+        ValueError: it can't be asked so.
+    """
+    described = Described.of(address, wanted.model, wanted.version)
+    scenario = make_scenario(address, wanted, described, limit.ready.shapes if limit else None)
+    _allow_sockets(plan.sockets)
+    loads: list[tuple[int | None, float | None]] = [(clients, None) for clients in plan.clients]
+    loads += [(None, rate) for rate in plan.rates]
+    rounds: list[list[Round]] = [[] for _ in loads]
+    limits: list[list[Measured]] = []
+    for _ in range(plan.rounds):
+        limits.append(_measure_limit(limit, plan, scenario, tell) if limit else [])
+        for place, (clients, rate) in enumerate(loads):
+            figures = _put_on(address, scenario, plan, clients, rate)
+            rounds[place].append(compare(figures, limits[-1], clients, counts_units=scenario.counts_units))
+            load = f"{clients} clients" if clients is not None else f"{rate:g} requests/s"
+            tell(f"{load}: {figures.per_s:,.1f} answers/s")
+    return Result(
+        model={
+            "name": wanted.model,
+            "version": described.version,
+            "task": described.task,
+            "variant": described.variant,
+        },
+        server={"url": str(address), "workers": workers},
+        scenario={
+            "protocol": scenario.protocol,
+            "unit": scenario.unit,
+            "about": scenario.about,
+            "requests": len(scenario.requests),
+            "request_bytes": max(len(one.content) for one in scenario.requests),
+        },
+        machine=this_machine(),
+        plan=dataclasses.asdict(plan),
+        limit=limits if limit else [],
+        no_limit="" if limit else no_limit,
+        runs=[Run(clients, rate, rounds[place]) for place, (clients, rate) in enumerate(loads)],
+    )
+
+
+def _measure_limit(limit: Limit, plan: Plan, scenario: Scenario, tell: Tell) -> list[Measured]:
+    sizes = sorted({1, *plan.batch_sizes}) if limit.ready.batched else [1]
+    measured = []
+    for processes in sorted(set(plan.processes)):
+        for size in sizes:
+            one = limit.measure(processes, size, plan.seconds * _LIMIT_SHARE, scenario.texts)
+            measured.append(one)
+            tell(f"ONNX Runtime alone, {processes} x {size}: {one.units_per_s:,.1f} {scenario.unit}/s")
+    return measured
+
+
+def _put_on(address: Address, scenario: Scenario, plan: Plan, clients: int | None, rate: float | None) -> Figures:
+    if clients is not None:
+        return Figures.of(
+            ClosedLoop(
+                address,
+                scenario.requests,
+                clients=clients,
+                streamed=scenario.streamed,
+                warm_up_s=plan.warm_up_s,
+                seconds=plan.seconds,
+            ).run()
+        )
+    assert rate is not None  # noqa: S101 - a load has either
+    due: Sequence[float] = arrivals(rate, plan.warm_up_s + plan.seconds, plan.arrivals)
+    return Figures.of(
+        OpenLoop(
+            address,
+            scenario.requests,
+            due=due,
+            connections=plan.connections,
+            most_connections=MOST_CLIENTS,
+            warm_up_s=plan.warm_up_s,
+            seconds=plan.seconds,
+        ).run()
+    )
+
+
+def _allow_sockets(count: int) -> None:
+    """Have the system allow so many connections, as far as it may be asked to.
+
+    Raises:
+        ValueError: it may not.
+    """
+    with contextlib.suppress(ImportError):  # Windows has no such limit
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        needed = count + _SPARE_SOCKETS
+        if soft < needed:
+            if hard != resource.RLIM_INFINITY and hard < needed:
+                raise ValueError(
+                    f"{count} connections need {needed} open files, and the system allows {hard} (ulimit -n)"
+                )
+            resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
