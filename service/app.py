@@ -26,6 +26,7 @@ from service.repository.bundle import LoadOptions
 from service.repository.control import Control
 from service.repository.controller import Controller, ControlOptions
 from service.repository.local_control import LocalControl
+from service.repository.profiles import Profiling
 from service.repository.repository import QueueLimits, Repository
 from service.security import AdminKey
 from service.settings import Settings
@@ -51,13 +52,15 @@ def create_app(settings: Settings, *, control: Control | None = None) -> FastAPI
         to serve, `grpc`, to start it beside HTTP, and `metrics`.
 
     Raises:
-        ValueError: the device asked for is not to be had.
+        ValueError: the device asked for is not to be had, or a file of profiles says none.
+        OSError: that file can't be read.
     """
     version = package_version("inferd")
     metrics = Metrics(version)
     decoders = max(1, cpu_quota() // settings.processes)
     repository = Repository(
         options=LoadOptions.of(settings),
+        profiling=Profiling.of(settings),
         queue=QueueLimits(max_s=settings.max_queue_s, max_rows=max(1, settings.max_queue_rows // settings.processes)),
         metrics=metrics,
         decoding=BoundedThreads(decoders, max_pending=decoders * _DECODINGS_PER_THREAD, name="decode"),

@@ -1,9 +1,10 @@
-"""How much of the machine this process may use: its cores and its memory, where containers cut them."""
+"""How much of the machine this process may use: its cores and its memory, where containers cut them; and what it is."""
 
 from __future__ import annotations
 
 import math
 import os
+import platform
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -14,6 +15,15 @@ def cpu_quota(cgroup: Path = _CGROUP) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup_quota(cgroup)
     return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """What the processor is called, or its architecture where nobody says."""
+    try:
+        names = (line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line)
+        return next(names, platform.machine())
+    except OSError:
+        return platform.processor() or platform.machine()
 
 
 def memory_limit(cgroup: Path = _CGROUP) -> int:

@@ -9,6 +9,7 @@ import sys
 
 from service.observability import configure_logging
 from service.repository.bundle import LoadOptions, load_bundle
+from service.repository.profiles import Profiling
 from service.settings import Settings
 from service.workers.children import end_with_parent
 from service.workers.trial import Try, answer_trial
@@ -45,8 +46,8 @@ def _try(_: argparse.Namespace) -> int:
     def make_try(settings: Settings) -> Try:
         end_with_parent(sys.stdin.buffer)
         configure_logging(settings.log_level)
-        options = LoadOptions.of(settings)
-        return lambda folder: load_bundle(folder, options).measure_latency()
+        options, profiling = LoadOptions.of(settings), Profiling.of(settings)
+        return lambda folder: profiling.profiles_of(load_bundle(folder, options))
 
     # What libraries print goes where the log goes: only outcomes may come out of here.
     with os.fdopen(os.dup(1), "wb") as taken:

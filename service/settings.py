@@ -76,6 +76,15 @@ class Settings(BaseSettings):
     threads: int = Field(
         0, ge=0, le=256, description="ONNX Runtime's threads a model; 0 = a worker's share of the CPU quota, at most 8."
     )
+    profile: Literal["auto", "off"] | Path = Field(
+        "auto",
+        description="How long runs take, which decides of batches and waiting: `auto` measures it, `off` takes it as "
+        'unknown, a JSON file says it: `{"model": {"graph": [[rows, seconds], ...]}}`, the rest is measured.',
+    )
+    profile_cache: Annotated[Path | None, BeforeValidator(_unset)] = Field(
+        Path("~/.cache/inferd/profiles"),
+        description="Folder in which what was measured is kept for the next start; empty means that it is not.",
+    )
     max_body_bytes: int = Field(16 * 2**20, ge=1, description="Largest request body.")
     max_pixels: int = Field(
         16_777_216,

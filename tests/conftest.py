@@ -30,6 +30,7 @@ def _no_settings_from_outside() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in Settings.model_fields:
             patch.delenv(f"{ENV_PREFIX}{name.upper()}", raising=False)
+        patch.setenv(f"{ENV_PREFIX}PROFILE_CACHE", "")  # nothing is left behind, and nothing found
         yield
 
 

@@ -169,8 +169,8 @@ def generator_graph(*, classes: bool = True, channels: int = 1, seed: int = 3, i
     return _model(nodes, generator_entry(classes=classes, channels=channels), constants)
 
 
-def text_graph(*, idle_steps: int = 0) -> onnx.ModelProto:
-    """Make the text encoder; `idle_steps` of work are done for nothing in each run, to make it slow."""
+def text_graph() -> onnx.ModelProto:
+    """Make the text encoder."""
     none = len(LABELS)
     doubt = np.zeros(none + 1, np.float32)
     doubt[none] = _DOUBT
@@ -183,17 +183,10 @@ def text_graph(*, idle_steps: int = 0) -> onnx.ModelProto:
         "none": np.array(none, np.int64),
         "one": np.array(1, np.float32),
     }
-    idle: Sequence[onnx.NodeProto] = ()
-    counted = "counted"
-    if idle_steps:
-        idle, idle_constants = idle_work("counted", "counted_late", idle_steps)
-        constants |= idle_constants
-        counted = "counted_late"
     nodes = [
         helper.make_node("Gather", ["table", "tokens"], ["found"]),
         helper.make_node("ReduceSum", ["found", "second"], ["counted"], keepdims=0),
-        *idle,
-        helper.make_node("Add", [counted, "doubt"], ["logits"]),
+        helper.make_node("Add", ["counted", "doubt"], ["logits"]),
         helper.make_node("Slice", ["logits", "classes_begin", "classes_end", "second"], ["of_classes"]),
         helper.make_node("Softmax", ["of_classes"], ["conditions"], axis=1),
         helper.make_node("Softmax", ["logits"], ["shares"], axis=1),
@@ -238,7 +231,6 @@ def make_image_bundle(
     channels: int = 1,
     seed: int = 3,
     idle_steps: int = 0,
-    idle_reading_steps: int = 0,
     truncation: float = 1.0,
     **changes: object,
 ) -> Path:
@@ -253,7 +245,6 @@ def make_image_bundle(
         channels: of a picture, 1 or 3.
         seed: of its weights.
         idle_steps: see `generator_graph`.
-        idle_reading_steps: see `text_graph`.
         truncation: what its manifest says.
         changes: top-level keys of the manifest that differ.
 
@@ -267,7 +258,7 @@ def make_image_bundle(
     graphs = {"generator": generator_graph(classes=classes, channels=channels, seed=seed, idle_steps=idle_steps)}
     if texts:
         entries = {"text": text_entry(), **entries}
-        graphs = {"text": text_graph(idle_steps=idle_reading_steps), **graphs}
+        graphs = {"text": text_graph(), **graphs}
     for role, graph in graphs.items():
         (bundle / entries[role]["file"]).write_bytes(graph.SerializeToString())
     if classes:

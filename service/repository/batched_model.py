@@ -61,6 +61,7 @@ class GraphModel(Model):
             metrics=metrics,
             statistics=statistics,
         )
+        self.preferred_batch_rows = limits.full_rows if bundle.batched else None
         # There is one run in flight at most.
         self._runs = ThreadPoolExecutor(1, thread_name_prefix=f"run-{self.name}")
         self._batcher = Batcher(

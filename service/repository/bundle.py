@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from service.repository.bare import describe, open_bare, probe
 from service.repository.drawing import draw_alone
 from service.repository.generation import grow_alone, text_slots
 from service.repository.golden import Golden, GoldenMismatch
+from service.repository.placement import Profiles
 from service.repository.scan import BundleFolder
 from service.repository.translating import translate_alone
 from service.runtime.devices import choose_providers
@@ -92,6 +93,7 @@ class Bundle:
         batched: whether requests share runs; else each runs alone, its arrays as the graph declares them.
         examples: inputs to time each graph with, several rows where there is a batch; those that are not there are not
             known.
+        profiles: how long runs of those of its graphs take of which it is known.
     """
 
     folder: BundleFolder
@@ -102,6 +104,7 @@ class Bundle:
     max_batch_rows: int
     batched: bool
     examples: Mapping[str, Arrays]
+    profiles: Profiles = field(default_factory=dict)
 
     @property
     def session(self) -> OnnxSession:

@@ -18,16 +18,15 @@ import msgspec
 
 from service.errors import Forbidden, InferdError, NotFound, NotReady
 from service.repository.control import Listed, Listing, State, VersionPolicy
-from service.repository.placement import Key, Placement, Replica, fingerprint
+from service.repository.placement import Key, Placement, Profiles, Replica, fingerprint
 from service.repository.scan import BundleFolder, scan
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Profile = tuple[tuple[int, float], ...]
-Trial = Callable[[Sequence[BundleFolder]], Awaitable[Sequence[Profile | InferdError]]]
-"""Loads, replays and times bundles where a crash does no harm; for each, its profile or why it may not serve."""
+Trial = Callable[[Sequence[BundleFolder]], Awaitable[Sequence[Profiles | InferdError]]]
+"""Loads, replays and times bundles where a crash does no harm; for each, its profiles or why it may not serve."""
 
 _NOT_LOADED = "is not loaded"
 _BEING_LOADED = "is being loaded"
@@ -94,7 +93,7 @@ class Controller:
         self._replicas: list[Replica] = []
         self._versions: dict[str, dict[int, _Version]] = {}
         self._policies: dict[str, VersionPolicy] = {}  # of the models asked for
-        self._tried: dict[Key, tuple[str, Profile]] = {}  # by what was seen then: it need not be tried again
+        self._tried: dict[Key, tuple[str, Profiles]] = {}  # by what was seen then: it need not be tried again
         self._published: Listing | None = None
         self._changing = asyncio.Lock()
         self._started = False
@@ -306,14 +305,14 @@ class Controller:
             if not one.placement:
                 self._list(*key, _Version("LOADING", one.seen, _BEING_LOADED))
         await self._publish()
-        outcomes = await self._try(news, trial) if trial else dict.fromkeys(news, ())
+        outcomes = await self._try(news, trial) if trial else dict.fromkeys(news)
         placements: dict[Key, Placement] = {}
         refused: dict[Key, InferdError] = {}
         for key, outcome in outcomes.items():
             if isinstance(outcome, InferdError):
                 refused[key] = outcome
             else:
-                placements[key] = Placement(*key, str(news[key][0].path), outcome)
+                placements[key] = Placement(*key, str(news[key][0].path), None if outcome is None else dict(outcome))
         if placements:
             asked = list(placements.values())
             for answers in await asyncio.gather(*(_unless_gone(replica.prepare(asked)) for replica in self._replicas)):
@@ -322,7 +321,7 @@ class Controller:
 
     async def _try(
         self, news: Mapping[Key, tuple[BundleFolder, str]], trial: Trial
-    ) -> Mapping[Key, Profile | InferdError]:
+    ) -> Mapping[Key, Profiles | InferdError]:
         """Try what was not tried as it is now."""
         unknown = [key for key, (_, seen) in news.items() if self._tried.get(key, ("",))[0] != seen]
         outcomes = await trial([news[key][0] for key in unknown]) if unknown else []
@@ -332,7 +331,7 @@ class Controller:
             else:
                 self._tried[key] = (news[key][1], outcome)
         refused = {key: one for key, one in zip(unknown, outcomes, strict=True) if isinstance(one, InferdError)}
-        return {key: refused.get(key) or self._tried[key][1] for key in news}
+        return {key: refused[key] if key in refused else self._tried[key][1] for key in news}
 
     async def _switch(self, taken: Sequence[Key], dropped: Sequence[Key]) -> None:
         await asyncio.gather(*(_unless_gone(replica.commit(taken, dropped)) for replica in self._replicas))

@@ -39,7 +39,10 @@ class Model(ABC):
     Attributes:
         created: when it was loaded, in seconds since the epoch.
         labels: what the classes are called, if they are called anything.
+        preferred_batch_rows: up to so many rows requests are gathered to share a run, if they are.
     """
+
+    preferred_batch_rows: int | None = None
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -16,6 +16,12 @@ from service.repository.scan import BundleFolder
 Key: TypeAlias = tuple[str, int]
 """Name and version."""
 
+Points: TypeAlias = tuple[tuple[int, float], ...]
+"""How long runs of a graph take: rows and seconds, by rising number of rows."""
+
+Profiles: TypeAlias = Mapping[str, Points]
+"""How long those of a bundle's graphs take of which it is known, by role."""
+
 _MOST_FILES = 1000
 
 
@@ -26,13 +32,13 @@ class Placement(msgspec.Struct, frozen=True):
         name: of the model.
         version: of the model.
         path: its folder.
-        profile: (rows, seconds) of its runs, where they were timed already.
+        profiles: how long its graphs take, where that is known already.
     """
 
     name: str
     version: int
     path: str
-    profile: tuple[tuple[int, float], ...] = ()
+    profiles: dict[str, Points] | None = None
 
     @property
     def key(self) -> Key:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, TypedDict
 
 from service.batching.policy import LatencyProfile, Limits
 from service.errors import BundleRefused, InferdError, NotFound, NotReady
@@ -18,6 +18,7 @@ from service.repository.control import Listed, Listing
 from service.repository.image_model import ImageModel
 from service.repository.model import Model
 from service.repository.placement import Key, Placement
+from service.repository.profiles import Profiling
 from service.repository.statistics import VersionStatistics
 from service.repository.text_model import TextModel
 from service.repository.translation_model import TranslationModel
@@ -30,12 +31,8 @@ logger = logging.getLogger(__name__)
 
 _MOST_NAMES = 10
 
-_BUDGET_S = 0.2
-"""For timing each graph that no trial has timed: every worker does it as it loads, while others may serve."""
-
-
-Profiles: TypeAlias = Mapping[str, LatencyProfile]
-"""How long a bundle's graphs take, by role."""
+_UNKNOWN = LatencyProfile(((1, 0.01),))
+"""What runs are taken to last of which nothing is known: long enough to be kept out of the event loop."""
 
 
 class _Common(TypedDict):
@@ -61,6 +58,7 @@ class Repository:
 
     Args:
         options: how bundles are loaded.
+        profiling: how it is found out how long they take, where that was not said; by default they are timed.
         queue: how much may wait for each model.
         metrics: where models get their series.
         decoding: threads for large inputs.
@@ -71,18 +69,20 @@ class Repository:
         self,
         *,
         options: LoadOptions,
+        profiling: Profiling | None = None,
         queue: QueueLimits,
         metrics: Metrics,
         decoding: BoundedThreads,
         let_go_s: float,
     ) -> None:
         self._options = options
+        self._profiling = profiling or Profiling()
         self._queue = queue
         self._metrics = metrics
         self._decoding = decoding
         self._let_go_s = let_go_s
         self._models: dict[str, dict[int, Model]] = {}
-        self._prepared: dict[Key, tuple[Bundle, Profiles]] = {}
+        self._prepared: dict[Key, Bundle] = {}
         self._listing = Listing()
         self._statistics: dict[Key, VersionStatistics] = {}
         self._background: set[asyncio.Task[None]] = set()
@@ -96,7 +96,7 @@ class Repository:
         outcomes: list[InferdError | None] = []
         for placement in placements:
             try:
-                self._prepared[placement.key] = await asyncio.to_thread(_load, placement, self._options)
+                self._prepared[placement.key] = await asyncio.to_thread(self._load, placement)
                 outcomes.append(None)
             except InferdError as error:
                 outcomes.append(error)
@@ -110,7 +110,7 @@ class Repository:
         prepared, self._prepared = self._prepared, {}
         replaced = [self._models.get(name, {}).pop(version, None) for name, version in (*taken, *dropped)]
         for key in taken:
-            self._serve(*prepared[key])
+            self._serve(prepared[key])
         for name in [name for name, versions in self._models.items() if not versions]:
             del self._models[name]
         for model in replaced:
@@ -172,6 +172,11 @@ class Repository:
         await asyncio.gather(*self._background, *(model.drain() for model in self._serving()))
         self._decoding.close()
 
+    def _load(self, placement: Placement) -> Bundle:
+        bundle = load_bundle(placement.folder, self._options)
+        known = placement.profiles
+        return replace(bundle, profiles=self._profiling.profiles_of(bundle) if known is None else known)
+
     def _get(self, name: str, version: str | None) -> Model:
         serving = self._models.get(name, {})
         if not version:
@@ -194,15 +199,18 @@ class Repository:
     def _serving(self) -> list[Model]:
         return [model for versions in self._models.values() for _, model in sorted(versions.items())]
 
-    def _serve(self, bundle: Bundle, profiles: Profiles) -> None:
+    def _serve(self, bundle: Bundle) -> None:
         name, version = bundle.folder.name, bundle.folder.version
-        profile = profiles[bundle.task.graphs[-1]]
+        by_role = {role: LatencyProfile(points) for role, points in bundle.profiles.items()}
+        profile = by_role.get(bundle.task.graphs[-1], _UNKNOWN)
         metrics = self._metrics.bind(name, version)
-        max_batch_rows = bundle.max_batch_rows if bundle.batched else 1
+        most = bundle.max_batch_rows if bundle.batched else 1
         limits = Limits(
-            max_batch_rows=max_batch_rows,
-            max_queue_rows=max(self._queue.max_rows, max_batch_rows),
+            max_batch_rows=most,
+            max_queue_rows=max(self._queue.max_rows, most),
             max_queue_s=self._queue.max_s,
+            # A single point says nothing of larger batches.
+            full_batch_rows=profile.worthwhile_rows(most) if len(profile.points) > 1 else None,
         )
         statistics = self._statistics.setdefault((name, version), VersionStatistics(name, version))
         common = _Common(
@@ -213,12 +221,12 @@ class Repository:
         if isinstance(bundle.task, TextGeneration):
             model = TextModel(bundle, bundle.task, bind_text=bind_text, **common)
         elif isinstance(bundle.task, Translation):
-            encoder_profile = profiles[bundle.task.graphs[0]]
+            encoder_profile = by_role.get(bundle.task.graphs[0], _UNKNOWN)
             model = TranslationModel(
                 bundle, bundle.task, encoder_profile=encoder_profile, bind_text=bind_text, **common
             )
         elif isinstance(bundle.task, ImageGeneration):
-            model = ImageModel(bundle, bundle.task, text_profile=profiles.get(TEXT), **common)
+            model = ImageModel(bundle, bundle.task, text_profile=by_role.get(TEXT), **common)
         else:
             model = BatchedModel(bundle, bundle.task, **common)
         self._models.setdefault(name, {})[version] = model
@@ -233,7 +241,7 @@ class Repository:
             bundle.variant,
             bundle.session.provider,
             1000 * profile.seconds(1),
-            f"batches up to {limits.max_batch_rows}" if bundle.batched else "one request at a time",
+            _described(model, limits),
         )
 
     async def _let_go(self, model: Model) -> None:
@@ -255,12 +263,13 @@ class Repository:
         task.add_done_callback(self._background.discard)
 
 
-def _load(placement: Placement, options: LoadOptions) -> tuple[Bundle, Profiles]:
-    bundle = load_bundle(placement.folder, options)
-    *others, last = bundle.task.graphs
-    points = {role: bundle.measure_latency(role, budget_s=_BUDGET_S) for role in others}
-    points[last] = placement.profile or bundle.measure_latency()
-    return bundle, {role: LatencyProfile(one) for role, one in points.items()}
+def _described(model: Model, limits: Limits) -> str:
+    """How requests share runs."""
+    if not model.batched:
+        return "one request at a time"
+    if model.preferred_batch_rows is None:
+        return f"up to {limits.max_batch_rows} at once"
+    return f"batches of {model.preferred_batch_rows} rows, up to {limits.max_batch_rows} in one request"
 
 
 def _some(names: Sequence[str | int]) -> str:

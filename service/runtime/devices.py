@@ -12,6 +12,12 @@ Device = Literal["auto", "cpu", "cuda"]
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
 
+def runtime_version() -> str:
+    """The version of the installed ONNX Runtime."""
+    version: str = ort.__version__
+    return version
+
+
 def choose_providers(
     device: Device, *, tensorrt: bool = False, available: Sequence[str] | None = None
 ) -> tuple[str, ...]:

@@ -55,6 +55,7 @@ class OnnxSession:
         # Spinning threads take the core that the event loop and the other models need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = _create(file, read.content, options, providers, insist=insist)
+        self.threads = threads
         self.provider: str = self._session.get_providers()[0]
         self.parameters = read.parameters
         try:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 import pytest
 
-from service.machine import cpu_quota, memory_limit
+from service.machine import cpu_quota, memory_limit, processor
 
 
 @pytest.fixture
@@ -82,3 +83,15 @@ def test_the_limit_of_a_control_group_cuts_the_memory(tmp_path: Path, file: str)
     for text, limit in (("1048576\n", 1048576), (f"{2 * machine}\n", machine), ("max\n", machine), ("", machine)):
         (tmp_path / file).write_text(text, encoding="ascii")
         assert memory_limit(tmp_path) == limit
+
+
+def test_a_processor_has_the_name_that_the_system_gives_it(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\n\nmodel name\t: another\n")
+    assert processor(tmp_path / "cpuinfo") == "Some CPU @ 2 GHz"
+
+
+@pytest.mark.parametrize("content", [None, "Hardware: a board\n"])
+def test_a_processor_without_a_name_is_its_architecture(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "cpuinfo").write_text(content)
+    assert processor(tmp_path / "cpuinfo") in {platform.machine(), platform.processor()}

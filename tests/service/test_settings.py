@@ -26,6 +26,8 @@ VALUES: dict[str, tuple[str, object]] = {
     "device": ("cuda", "cuda"),
     "tensorrt": ("true", True),
     "threads": ("3", 3),
+    "profile": ("/srv/profiles.json", Path("/srv/profiles.json")),
+    "profile_cache": ("/srv/profiles", Path("/srv/profiles")),
     "max_body_bytes": ("1000", 1000),
     "max_pixels": ("2000", 2000),
     "max_prompt_tokens": ("100", 100),
@@ -81,6 +83,7 @@ def test_every_setting_is_documented_and_nothing_else_is() -> None:
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_the_default_of_a_setting_is_the_one_in_the_documentation(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     default = documented()[f"{ENV_PREFIX}{name.upper()}"]
+    monkeypatch.delenv(f"{ENV_PREFIX}PROFILE_CACHE")  # what the tests' environment says of it
     usual = getattr(Settings(), name)
     if default == "unset":
         assert usual is None
@@ -171,6 +174,7 @@ def test_settings_go_to_another_process_as_they_are(key: str | None, monkeypatch
 
 
 def test_settings_from_another_process_come_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(f"{ENV_PREFIX}PROFILE_CACHE")
     content = Settings().to_json()
     for name, (text, _) in VALUES.items():
         monkeypatch.setenv(f"{ENV_PREFIX}{name.upper()}", text)

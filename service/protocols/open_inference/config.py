@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,10 +51,18 @@ def model_config(model: Model, versions: Sequence[int]) -> dict[str, Any]:
         "default_model_filename": graph.file,
     }
     if model.batched:
+        preferred = model.preferred_batch_rows
         config["dynamic_batching"] = {
+            "preferred_batch_size": [] if preferred is None else [preferred],
             "max_queue_delay_microseconds": 0,  # the batch forms while the one before runs, and is never held back
             "priority_levels": PRIORITY_LEVELS,
             "default_priority_level": DEFAULT_PRIORITY_LEVEL,
+        }
+    if model.bundle.profiles:
+        # Triton has no place for it but this one, which is for whatever a backend has to say.
+        config["parameters"] = {
+            f"latency_profile.{role}": {"string_value": json.dumps(points)}
+            for role, points in model.bundle.profiles.items()
         }
     return config
 

@@ -33,7 +33,7 @@ async def replica(let_go_s: float = 30.0, **settings: Any) -> AsyncIterator[Repo
 
 
 def placed(folder: Path) -> Placement:
-    return Placement(folder.parent.name, int(folder.name), str(folder), ((1, 0.01),))
+    return Placement(folder.parent.name, int(folder.name), str(folder), {})
 
 
 async def serve(repository: Repository, *folders: Path) -> None:

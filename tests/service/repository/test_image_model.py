@@ -28,7 +28,7 @@ from service.repository.placement import Placement
 from service.repository.repository import Repository
 from service.repository.scan import BundleFolder
 from service.settings import Settings
-from service.tasks.image_generation import MOST_IMAGES, Drawings, ImageRequest
+from service.tasks.image_generation import GENERATOR, MOST_IMAGES, TEXT, Drawings, ImageRequest
 from tests.bundles import LABELS, edit, logits_of, make_bundle, read_golden, sign, write_golden
 from tests.image_bundles import LATENT, WORDS, drawn, generator_entry, make_image_bundle, one_hot
 from tests.service.repository.serving import replica
@@ -59,8 +59,14 @@ def loaded(bundle: Path) -> Bundle:
     return load_bundle(folder_of(bundle), OPTIONS)
 
 
-async def serve(repository: Repository, folder: Path, profile: Points = ((1, 0.0001), (64, 0.0005))) -> ImageModel:
-    placement = Placement(folder.parent.name, int(folder.name), str(folder), profile)
+async def serve(
+    repository: Repository,
+    folder: Path,
+    profile: Points = ((1, 0.0001), (64, 0.0005)),
+    reading: Points = ((1, 0.0001),),
+) -> ImageModel:
+    profiles = {TEXT: reading, GENERATOR: profile}
+    placement = Placement(folder.parent.name, int(folder.name), str(folder), profiles)
     assert await repository.prepare([placement]) == [None]
     await repository.commit([placement.key], [])
     model = repository.get(folder.parent.name)
@@ -207,7 +213,7 @@ def test_long_texts_are_read_in_a_thread_and_short_ones_are_not(models: Path) ->
 def test_so_are_texts_of_an_encoder_that_takes_long(models: Path) -> None:
     async def main() -> None:
         async with replica() as repository:
-            model = await serve(repository, make_image_bundle(models, idle_reading_steps=SLOW))
+            model = await serve(repository, make_image_bundle(models), reading=((1, 0.05),))
             gate = threading.Event()
             busy = [asyncio.create_task(model.offload(gate.wait)) for _ in range(4)]
             await asyncio.sleep(0)

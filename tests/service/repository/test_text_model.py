@@ -236,7 +236,7 @@ def test_an_idle_model_takes_any_request_that_may_wait_however_long_it_would_tak
         async with replica(max_batch_rows=2) as repository:
             bundle = make_text_bundle(models)
             placement = placed(bundle)
-            slow = type(placement)(placement.name, placement.version, placement.path, ((1, 30.0), (2, 30.0)))
+            slow = type(placement)(placement.name, placement.version, placement.path, {"step": ((1, 30.0), (2, 30.0))})
             assert await repository.prepare([slow]) == [None]
             await repository.commit([slow.key], [])
             model = text_model(repository)

@@ -66,7 +66,7 @@ def folder_of(bundle: Path) -> BundleFolder:
 
 
 async def serve(repository: Repository, folder: Path, profile: Points = ((1, 0.0005), (320, 0.005))) -> None:
-    placement = Placement(folder.parent.name, int(folder.name), str(folder), profile)
+    placement = Placement(folder.parent.name, int(folder.name), str(folder), {"decoder": profile})
     assert await repository.prepare([placement]) == [None]
     await repository.commit([placement.key], [])
 

@@ -141,7 +141,7 @@ def test_many_calls_at_once_get_each_its_own_answer_in_whatever_order_they_end()
 
 
 def test_arguments_and_results_come_as_their_types() -> None:
-    placements = [Placement("a", 1, "/a/1", ((1, 0.5),)), Placement("b", 2, "/b/2")]
+    placements = [Placement("a", 1, "/a/1", {"model": ((1, 0.5),)}), Placement("b", 2, "/b/2")]
     seen: list[object] = []
 
     async def take(

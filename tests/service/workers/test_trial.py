@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import BundleRefused, InferdError, NotReady
-from service.repository.controller import Profile
+from service.repository.placement import Profiles
 from service.repository.scan import BundleFolder
 from service.settings import Settings
 from service.workers.children import python
@@ -51,14 +51,14 @@ def make_try(settings):
         "hang": lambda: time.sleep(600),
         "closed": lambda: (os.close(1), time.sleep(600)),
         "noise": lambda: write(b"loaded the graph\\n"),
-        "half": lambda: (write(b'{"profile": [[1, '), os._exit(0)),
+        "half": lambda: (write(b'{"profiles": {"model": [[1, '), os._exit(0)),
         "null": lambda: write(b"null\\n"),
         "flood": lambda: [write(b"x" * 2**16) for _ in range(100)],
     }
 
     def attempt(folder):
         ways[folder.name]()
-        return ((folder.version, 1.0),)
+        return {"model": ((folder.version, 1.0),)}
 
     return attempt
 
@@ -98,15 +98,15 @@ def attempt(
     folders: Sequence[BundleFolder],
     settings: Settings | None = None,
     timeout_s: float = PATIENT_S,
-) -> list[Profile | InferdError]:
+) -> list[Profiles | InferdError]:
     trial = TrialProcess(command, settings or Settings(), timeout_s=timeout_s)
     outcomes = asyncio.run(trial(folders))
     gc.collect()  # what is left open would be a warning, and so an error
     return outcomes
 
 
-def described(outcomes: Sequence[Profile | InferdError]) -> list[object]:
-    return [one if isinstance(one, tuple) else f"{type(one).__name__}: {one}" for one in outcomes]
+def described(outcomes: Sequence[Profiles | InferdError]) -> list[object]:
+    return [one if isinstance(one, dict) else f"{type(one).__name__}: {one}" for one in outcomes]
 
 
 def all_gone(pids: Sequence[int]) -> bool:
@@ -125,11 +125,11 @@ def all_gone(pids: Sequence[int]) -> bool:
 def test_all_are_tried_in_one_process_and_each_has_its_outcome(children: Children) -> None:
     outcomes = attempt(children.command, folders_of("good", "refused", "good", "unready", "good"))
     assert described(outcomes) == [
-        ((1, 1.0),),
+        {"model": ((1, 1.0),)},
         "BundleRefused: model.onnx: is broken",
-        ((3, 1.0),),
+        {"model": ((3, 1.0),)},
         "NotReady: there is no GPU",
-        ((5, 1.0),),
+        {"model": ((5, 1.0),)},
     ]
     assert len(children.started()) == 1
     assert all_gone(children.started())
@@ -148,7 +148,10 @@ def test_the_child_has_the_settings_of_the_server(children: Children) -> None:
 
 def test_a_defect_is_told_without_its_secrets(children: Children) -> None:
     outcomes = attempt(children.command, folders_of("defect", "good"))
-    assert described(outcomes) == ["BundleRefused: bundle: loading failed unexpectedly; see the log", ((2, 1.0),)]
+    assert described(outcomes) == [
+        "BundleRefused: bundle: loading failed unexpectedly; see the log",
+        {"model": ((2, 1.0),)},
+    ]
     assert len(children.started()) == 1
 
 
@@ -177,9 +180,9 @@ def test_what_the_child_does_not_survive_is_refused_and_the_rest_is_tried_all_th
 ) -> None:
     outcomes = attempt(children.command, folders_of("good", way, "good", way, "refused"))
     assert described(outcomes) == [
-        ((1, 1.0),),
+        {"model": ((1, 1.0),)},
         f"BundleRefused: trial: {reason}",
-        ((3, 1.0),),
+        {"model": ((3, 1.0),)},
         f"BundleRefused: trial: {reason}",
         "BundleRefused: model.onnx: is broken",
     ]
@@ -193,9 +196,9 @@ def test_a_child_that_takes_too_long_is_ended(children: Children, way: str) -> N
     outcomes = attempt(children.command, folders_of("good", way, "good"), timeout_s=5.0)
     assert time.monotonic() - before < 30
     assert described(outcomes) == [
-        ((1, 1.0),),
+        {"model": ((1, 1.0),)},
         "BundleRefused: trial: loading it took more than 5 s",
-        ((3, 1.0),),
+        {"model": ((3, 1.0),)},
     ]
     assert all_gone(children.started())
 
@@ -239,15 +242,15 @@ def test_the_child_answers_line_by_line_as_it_goes() -> None:
     given, taken = io.BytesIO(), io.BytesIO()
     lines: list[int] = []
 
-    def make_try(settings: Settings) -> Callable[[BundleFolder], Profile]:
+    def make_try(settings: Settings) -> Callable[[BundleFolder], Profiles]:
         assert settings == Settings()
 
-        def attempt(folder: BundleFolder) -> Profile:
+        def attempt(folder: BundleFolder) -> Profiles:
             lines.append(taken.getvalue().count(b"\n"))
             assert folder.path == Path(f"/models/a/{folder.version}")
             if folder.version == 2:
                 raise NotReady("not now")
-            return ((1, 0.5), (2, 0.75))
+            return {"model": ((1, 0.5), (2, 0.75))}
 
         return attempt
 
@@ -257,8 +260,8 @@ def test_the_child_answers_line_by_line_as_it_goes() -> None:
     answer_trial(given, taken, make_try)
     assert lines == [0, 1]
     assert taken.getvalue().splitlines() == [
-        b'{"profile":[[1,0.5],[2,0.75]],"error":null}',
-        b'{"profile":[],"error":["NotReady",["not now"],0.0]}',
+        b'{"profiles":{"model":[[1,0.5],[2,0.75]]},"error":null}',
+        b'{"profiles":{},"error":["NotReady",["not now"],0.0]}',
     ]
 
 
@@ -271,13 +274,13 @@ def test_real_bundles_are_loaded_replayed_and_timed_in_a_process_of_their_own(mo
     make_bare(models, "c", graph=identity_graph())
     folders = [BundleFolder(name, 1, models / name / "1") for name in "abc"]
     whole, broken, bare = attempt(python("trial"), folders, Settings(threads=1, models=models))
-    assert isinstance(whole, tuple)
-    assert [rows for rows, _ in whole] == [1, 2, 4, 8]
+    assert isinstance(whole, dict)
+    assert [rows for rows, _ in whole["model"]] == [1, 2, 4, 8]
     assert isinstance(broken, BundleRefused)
     assert broken.file == "model.onnx"
-    assert isinstance(bare, tuple)
-    assert bare[0][0] == 1
-    assert all(seconds > 0 for _, seconds in (*whole, *bare))
+    assert isinstance(bare, dict)
+    assert bare["model"][0][0] == 1
+    assert all(seconds > 0 for _, seconds in (*whole["model"], *bare["model"]))
 
 
 def test_a_child_ends_well_when_all_is_tried_though_its_parent_lives_on(tmp_path: Path) -> None:
@@ -305,4 +308,4 @@ def test_what_a_library_prints_while_it_loads_is_no_outcome(models: Path) -> Non
     )
     folder = BundleFolder("tiny", 1, models / "tiny" / "1")
     (outcome,) = attempt([sys.executable, "-c", code], [folder], Settings(threads=1))
-    assert isinstance(outcome, tuple), outcome
+    assert isinstance(outcome, dict), outcome

@@ -63,7 +63,7 @@ async def worker_and_replica(**changes: Handler) -> AsyncIterator[tuple[Worker, 
 
 
 def placement(bundle: Path) -> Placement:
-    return Placement(bundle.parent.name, int(bundle.name), str(bundle), ((1, 0.01),))
+    return Placement(bundle.parent.name, int(bundle.name), str(bundle), {})
 
 
 def test_a_worker_answers_all_that_its_replica_asks(models: Path) -> None:

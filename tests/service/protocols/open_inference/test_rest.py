@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from service.app import create_app
+from service.batching.policy import LatencyProfile
 from service.protocols.open_inference.tensors import from_raw, to_raw
 from service.settings import Settings
 from tests.bundles import (
@@ -182,7 +183,13 @@ def test_a_model_describes_its_tensors(client: TestClient, path: str) -> None:
 
 @pytest.mark.parametrize("path", [MODEL, f"{MODEL}/versions/1"])
 def test_a_model_has_tritons_configuration(client: TestClient, path: str) -> None:
-    assert client.get(f"{path}/config").json() == {
+    config = client.get(f"{path}/config").json()
+    profile = json.loads(config.pop("parameters")["latency_profile.model"]["string_value"])
+    assert [rows for rows, _ in profile] == [1, 2, 4, 8]
+    assert config["dynamic_batching"].pop("preferred_batch_size") == [
+        LatencyProfile(tuple((rows, seconds) for rows, seconds in profile)).worthwhile_rows(8)
+    ]
+    assert config == {
         "name": "tiny",
         "platform": "onnxruntime_onnx",
         "backend": "onnxruntime",
