@@ -286,7 +286,9 @@ def test_a_graph_whose_requests_may_be_of_any_size_is_kept_out_of_the_event_loop
 ) -> None:
     model = identities_graph({"x": ("FP32", shape), "fixed": ("FP32", ["batch", 1] if shape else [])})
     points = load(models, model).measure_latency()
-    assert all(seconds >= INLINE_S for _, seconds in points)
+    ((rows, seconds),) = points  # nobody knows how large requests are
+    assert rows == 1
+    assert seconds >= INLINE_S
 
 
 def test_a_small_graph_of_fixed_size_may_run_in_the_event_loop(models: Path) -> None:
