@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -38,14 +39,15 @@ class ShippedClassifier:
 
     Args:
         folder: of the model; its newest version is taken.
+        labels: the classes that it must know.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is no classifier of images.
+        ValueError: it is no classifier of images, or knows other classes.
         BundleRefused: it breaks the contract.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, labels: Sequence[str]) -> None:
         versions = sorted((int(one.name), one) for one in folder.glob("[0-9]*") if one.name.isdecimal())
         if not versions:
             raise FileNotFoundError(f"{folder} holds no model: export it first, or set export.classifier to nothing")
@@ -57,6 +59,8 @@ class ShippedClassifier:
         (graph,) = manifest.default.graphs.values()
         self.name = f"{folder.name}/{bundle.name}"
         self.labels: list[str] = json.loads((bundle / answer.labels).read_bytes())
+        if set(self.labels) != set(labels):
+            raise ValueError(f"{self.name} tells {self.labels} apart, and what is drawn is {list(labels)}")
         self._how, self._output = how, answer.output
         self._session = open_session(bundle / graph.file)
 
@@ -95,11 +99,7 @@ def measure_agreement(
         threshold: a prompt that means a class less surely is refused, and its images agree with nothing.
         truncation: factor of latents.
 
-    Raises:
-        ValueError: the classifier knows other classes.
     """
-    if set(classifier.labels) != set(engine.labels):
-        raise ValueError(f"{classifier.name} tells {classifier.labels} apart, and what is drawn is {engine.labels}")
     asked = [engine.labels[seed % engine.classes] for seed in range(seeds)]
     conditions, understood = _conditions(engine, caption, threshold)
     pixels = np.concatenate(
@@ -111,16 +111,19 @@ def measure_agreement(
             for some in (range(begin, min(begin + _AT_ONCE, seeds)) for begin in range(0, seeds, _AT_ONCE))
         ]
     )
-    found = classifier(pixels)
-    agreed = np.array([understood[one] and one == other for one, other in zip(asked, found, strict=True)])
+    return agreement_of(classifier(pixels), [label if understood[label] else None for label in asked], asked)
+
+
+def agreement_of(found: Sequence[str], drawn: Sequence[str | None], asked: Sequence[str]) -> Agreement:
+    """How often a classifier has `found` what was drawn, None where nothing was, of the classes `asked` for."""
+    agreed = [one == other for one, other in zip(found, drawn, strict=True)]
+    by_class: dict[str, list[bool]] = {}
+    for label, agrees in zip(asked, agreed, strict=True):
+        by_class.setdefault(label, []).append(agrees)
     return Agreement(
-        n=seeds,
-        share=float(agreed.mean()),
-        by_class={
-            label: float(agreed[number :: engine.classes].mean())
-            for number, label in enumerate(engine.labels)
-            if number < seeds
-        },
+        n=len(agreed),
+        share=sum(agreed) / len(agreed),
+        by_class={label: sum(several) / len(several) for label, several in by_class.items()},
     )
 
 

@@ -14,6 +14,9 @@ from training.image_generation.engine import GraphEngine
 from training.image_generation.text import Understanding
 from training.image_generation.train import Config
 
+DRAWN = "drawn"
+"""What images are called that are drawn for the judge."""
+
 VALIDATION = "validation"
 """The list of texts by which the threshold was chosen."""
 
@@ -33,7 +36,7 @@ class Findings:
     Attributes:
         report: by `evaluate`.
         drawn: what the judge sees in images of the exported graph.
-        shipped: what a classifier that ships sees in them, if one was asked.
+        shipped: what a classifier that ships sees in images, by which they are; nothing if none was asked.
         texts: how well the exported text graph understands each list of texts, by its name.
         threshold: with which it does.
         truncation: with which images are drawn unless a request says otherwise.
@@ -42,7 +45,7 @@ class Findings:
 
     report: Mapping[str, Any]
     drawn: Mapping[str, Any]
-    shipped: Agreement | None
+    shipped: Mapping[str, Agreement]
     texts: Mapping[str, Understanding]
     threshold: float
     truncation: float
@@ -97,12 +100,14 @@ def _how(findings: Findings, config: Config) -> str:
             f"{_percent(drawn['label_agreement'])}."
         )
     if findings.shipped:
-        shipped = findings.shipped
+        asked = config.export
+        of_judge, of_seeds = findings.shipped.values()
         parts.append(
-            f"`label_agreement_shipped_classifier` is the same by `{config.export.classifier}`, which ships too: for "
-            f"each seed from 0 to {shipped.n - 1}, the text `{config.export.caption}` with the class of the number "
-            f"seed mod {len(shipped.by_class)} is drawn with that seed, and classified. Anybody can do it over HTTP: "
-            f"{_percent(shipped.share)}."
+            f"`label_agreement_shipped_classifier` is the same by `{asked.classifier}`, which ships too: "
+            f"{_percent(of_judge.share)} of the same images. It is also measured of images that anybody can have over "
+            f"HTTP: for each seed from 0 to {asked.seeds - 1}, the text `{asked.caption}` with the class of the number "
+            f"seed mod {len(findings.drawn['by_class'])} is drawn with that seed, and classified: "
+            f"{_percent(of_seeds.share)}."
         )
     if "pupils" in report:
         parts.append(_pupils(report["pupils"], config))
@@ -114,8 +119,8 @@ def _pupils(pupils: Mapping[str, Any], config: Config) -> str:
         f"*Pupils* are ResNet-{config.evaluate.pupil.model.depth}s that start from weights at random. One learns from "
         f"{pupils['n_train']:,} drawn images alone, with truncation 1, and is right in {_percent(pupils['gan_train'])} "
         f"of {pupils['n_test']:,} real ones (GAN-train); one that learns from as many real ones is right in "
-        f"{_percent(pupils['real_accuracy'])}, {pupils['points_below_real']:.1f} points more, and sees in "
-        f"{_percent(pupils['gan_test'])} of drawn images what was asked for (GAN-test)."
+        f"{_percent(pupils['real_accuracy'])}, and sees in {_percent(pupils['gan_test'])} of drawn images what was "
+        f"asked for (GAN-test). Drawn images teach {pupils['points_below_real']:.1f} points less than real ones."
     )
 
 
@@ -148,17 +153,14 @@ def _by_truncation(findings: Findings, config: Config) -> str:
 
 
 def _by_class(findings: Findings) -> str:
-    shipped = findings.shipped
-    head = ["class", "drawn, by the judge", "real, by the judge"]
-    if shipped:
-        head.insert(2, f"drawn, by the shipped classifier ({shipped.n // len(shipped.by_class)} each)")
-    rows = []
-    for label, share in findings.drawn["by_class"].items():
-        row = [label, f"{share:.3f}", f"{findings.report['real']['by_class'].get(label, float('nan')):.3f}"]
-        if shipped:
-            row.insert(2, f"{shipped.by_class.get(label, float('nan')):.3f}")
-        rows.append(row)
-    return markdown_table(head, rows)
+    columns = {"drawn, by the judge": findings.drawn["by_class"]}
+    for split, found in findings.shipped.items():
+        columns[f"{split}, by the shipped classifier"] = found.by_class
+    columns["real, by the judge"] = findings.report["real"]["by_class"]
+    rows = [
+        (label, *(_share(shares.get(label)) for shares in columns.values())) for label in findings.drawn["by_class"]
+    ]
+    return markdown_table(("class", *columns), rows)
 
 
 def _texts(findings: Findings, engine: GraphEngine, config: Config) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import training.image_classification
 from service.latents import latents_of
@@ -34,9 +35,9 @@ from training.core.provenance import processor, provenance
 from training.core.run import Run
 from training.core.seeding import generator
 from training.image_classification.data import DataSet
-from training.image_generation.agreement import Agreement, ShippedClassifier, measure_agreement
+from training.image_generation.agreement import Agreement, ShippedClassifier, agreement_of, measure_agreement
 from training.image_generation.captions import LONGEST, MOST_NGRAMS, SHORTEST, Captions, load_captions, token_ids
-from training.image_generation.card import VALIDATION, Findings, sections
+from training.image_generation.card import DRAWN, VALIDATION, Findings, sections
 from training.image_generation.check import check_generator, check_text
 from training.image_generation.classifier import Judge, load_classifier
 from training.image_generation.data import conditions_of
@@ -111,10 +112,12 @@ def export(config: Config, folder: Path) -> None:
             check_text(files[TEXT], encoder, [one.text for one in captions.validation], config.seed)
         engine = GraphEngine(files, config.text.buckets, labels)
         judge = Judge(load_classifier(config.judge, data, folder / JUDGE, seed=config.seed), data)
+        classes = asked_classes(data, config.evaluate.images)
+        pixels = engine.draw_pixels(classes, generator(config.seed, "evaluate"), truncation)
         findings = Findings(
             report=report,
-            drawn=judged_by_graph(engine, judge, data, config, truncation),
-            shipped=_shipped_agreement(engine, config, threshold, truncation),
+            drawn=seen(pixels, classes if labels else None, judge, data),
+            shipped=_shipped_agreements(engine, config, threshold, truncation, pixels, classes) if labels else {},
             texts=read_by_graph(engine, captions, threshold) if captions else {},
             threshold=threshold,
             truncation=truncation,
@@ -172,15 +175,6 @@ def choose_truncation(report: Mapping[str, Any], min_agreement: float) -> float:
     agreement = {factor: found.get("label_agreement", 1.0) for factor, found in measured.items()}
     enough = [factor for factor, share in agreement.items() if share >= min_agreement]
     return max(enough) if enough else max(agreement, key=lambda factor: agreement[factor])
-
-
-def judged_by_graph(
-    engine: GraphEngine, judge: Judge, data: DataSet, config: Config, truncation: float
-) -> dict[str, Any]:
-    """What `evaluate.judged` finds, of images that the graph draws."""
-    labels = asked_classes(data, config.evaluate.images)
-    pixels = engine.draw_pixels(labels, generator(config.seed, "evaluate"), truncation)
-    return seen(pixels, labels if engine.classes > 1 else None, judge, data)
 
 
 def read_by_graph(engine: GraphEngine, captions: Captions, threshold: float) -> dict[str, Understanding]:
@@ -249,19 +243,28 @@ def _preprocessing(encoder: TextEncoder, threshold: float) -> NgramPreprocessing
     )
 
 
-def _shipped_agreement(engine: GraphEngine, config: Config, threshold: float, truncation: float) -> Agreement | None:
+def _shipped_agreements(
+    engine: GraphEngine, config: Config, threshold: float, truncation: float, pixels: Tensor, classes: Tensor
+) -> dict[str, Agreement]:
+    """What the classifier sees that ships, by the split: in the judge's images, and in those of seeds."""
     asked = config.export
-    if not asked.classifier or engine.classes == 1:
-        return None
-    found = measure_agreement(
-        engine,
-        ShippedClassifier(Path(asked.models) / asked.classifier),
-        seeds=asked.seeds,
-        caption=asked.caption,
-        threshold=threshold,
-        truncation=truncation,
-    )
-    logger.info("%s agrees with %.4f of %d images", asked.classifier, found.share, found.n)
+    if not asked.classifier:
+        return {}
+    classifier = ShippedClassifier(Path(asked.models) / asked.classifier, engine.labels)
+    names = [engine.labels[number] for number in classes.tolist()]
+    found = {
+        DRAWN: agreement_of(classifier(pixels.permute(0, 2, 3, 1).numpy()), names, names),
+        f"seeds 0-{asked.seeds - 1}": measure_agreement(
+            engine,
+            classifier,
+            seeds=asked.seeds,
+            caption=asked.caption,
+            threshold=threshold,
+            truncation=truncation,
+        ),
+    }
+    for split, one in found.items():
+        logger.info("%s agrees with %.4f of %d images, %s", asked.classifier, one.share, one.n, split)
     return found
 
 
@@ -288,22 +291,21 @@ def _quality(findings: Findings, config: Config) -> Iterator[Quality]:
 
     there = f"{report['hardware']}, PyTorch"
     # What pupils and the baseline are measured by is drawn with truncation 1.
-    part = "drawn" if findings.truncation == 1 else f"drawn, truncation {findings.truncation:g}"
+    part = DRAWN if findings.truncation == 1 else f"{DRAWN}, truncation {findings.truncation:g}"
     for metric in ("label_agreement", "frechet_distance", "relative_spread", "label_entropy"):
         if metric in drawn:
             yield figure(metric, drawn[metric], part, drawn["n"])
     yield figure("frechet_distance", report["real"]["frechet_distance"], "real", report["real"]["n"], there)
     if "baseline" in report:
         other = report["baseline"]
-        yield figure(f"frechet_distance_{other['recipe']}", other["frechet_distance"], "drawn", other["n"], there)
-    if findings.shipped:
-        shipped = findings.shipped
-        yield figure("label_agreement_shipped_classifier", shipped.share, f"seeds 0-{shipped.n - 1}", shipped.n)
+        yield figure(f"frechet_distance_{other['recipe']}", other["frechet_distance"], DRAWN, other["n"], there)
+    for split, shipped in findings.shipped.items():
+        yield figure("label_agreement_shipped_classifier", shipped.share, part if split == DRAWN else split, shipped.n)
     if "pupils" in report:
         pupils = report["pupils"]
         yield figure("gan_train", pupils["gan_train"], "test", pupils["n_test"], there)
         yield figure("gan_train_points_below_real", pupils["points_below_real"], "test", pupils["n_test"], there)
-        yield figure("gan_test", pupils["gan_test"], "drawn", config.evaluate.images, there)
+        yield figure("gan_test", pupils["gan_test"], DRAWN, config.evaluate.images, there)
     for name, found in findings.texts.items():
         if name == VALIDATION:  # by which the threshold was chosen
             continue
