@@ -120,12 +120,12 @@ def _growing(bundle: Bundle, rows: int) -> Loop:
 def _translating(bundle: Bundle, task: Translation, asked: Task) -> Loop:
     """So many sentences read at once, and then as many steps as their translations take on average, nothing searched.
 
-    All of them are filled up to one size, that which most have, and the search keeps as many beginnings as the task's.
+    All of them are filled up to one size, that which most have, with a row for each beginning that the search keeps.
     """
     encoder, decoder = (bundle.sessions[role] for role in task.graphs)
     step = decoder.graph.step
     assert step is not None  # noqa: S101 - the task has checked it
-    request, _ = task.parse(asked.texts, {})
+    request, _ = task.parse(asked.texts, asked.parameters)
     found = translate_alone(request, task, encoder.run, decoder.run, decoder.graph)
     steps = _mean_steps(found)
     encoded = [task.encode(tokens) for tokens in request.sentences]
@@ -134,8 +134,8 @@ def _translating(bundle: Bundle, task: Translation, asked: Task) -> Loop:
     batch = {name: np.concatenate([alike[row % len(alike)][name] for row in range(asked.rows)]) for name in alike[0]}
     read = encoder.run(batch)
     carried = (*step.context, *(pair.input for pair in step.states))
-    inputs = {name: np.repeat(read[name], task.slots_a_row, axis=0) for name in carried}
-    inputs[step.token] = np.full(asked.rows * task.slots_a_row, task.start, np.int64)
+    inputs = {name: np.repeat(read[name], request.beams, axis=0) for name in carried}
+    inputs[step.token] = np.full(asked.rows * request.beams, task.start, np.int64)
     one_step = _step_of(bundle, step, inputs)
     left = 0.0
 

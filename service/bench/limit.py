@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import IO, Self, TypeVar
+from typing import IO, Any, Self, TypeVar
 
 import msgspec
 
@@ -70,21 +70,29 @@ class Limit:
     def __exit__(self, *_: object) -> None:
         self._running.close()
 
-    def measure(self, processes: int, batch_size: int, seconds: float, texts: Sequence[str] = ()) -> Measured:
+    def measure(
+        self,
+        processes: int,
+        batch_size: int,
+        seconds: float,
+        texts: Sequence[str] = (),
+        parameters: Mapping[str, Any] | None = None,
+    ) -> Measured:
         """Run in so many of the processes at once.
 
         Args:
             processes: at most as many as there are.
             batch_size: rows that each runs at once; 1 where the model has no batches.
             seconds: at least for so long.
-            texts: that a translator translates.
+            texts: that a translator translates,
+            parameters: and how.
 
         Raises:
             ValueError: a process failed.
         """
         chosen = self._processes[:processes]
         for one in chosen:
-            one.tell(Task(batch_size, seconds, list(texts)))
+            one.tell(Task(batch_size, seconds, list(texts), dict(parameters or {})))
         done = [one.take(Done) for one in chosen]
         return Measured(
             processes,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 
@@ -31,11 +33,12 @@ class Ready(msgspec.Struct, frozen=True):
 
 
 class Task(msgspec.Struct, frozen=True):
-    """Rows to run at once, for at least so many seconds; texts, of a translator, are those that it translates."""
+    """Rows to run at once, for at least so many seconds; of a translator, the texts that it translates, and how."""
 
     rows: int
     seconds: float
     texts: list[str] = []
+    parameters: dict[str, Any] = {}
 
 
 class Done(msgspec.Struct, frozen=True):

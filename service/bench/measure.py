@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 
 from service.bench.address import Address
 from service.bench.arrivals import arrivals
+from service.bench.closed_loop import ClosedLoop
 from service.bench.description import Described
-from service.bench.generator import ClosedLoop, OpenLoop
 from service.bench.limit import Limit, Measured
+from service.bench.open_loop import OpenLoop
 from service.bench.plan import MOST_CLIENTS, Plan
 from service.bench.result import Result, Round, Run, compare, this_machine
 from service.bench.samples import Figures
@@ -88,9 +89,9 @@ def measure(
 def _measure_limit(limit: Limit, plan: Plan, scenario: Scenario, tell: Tell) -> list[Measured]:
     sizes = sorted({1, *plan.batch_sizes}) if limit.ready.batched else [1]
     measured = []
-    for processes in sorted(set(plan.processes)):
+    for processes in sorted({1, *plan.processes}):
         for size in sizes:
-            one = limit.measure(processes, size, plan.seconds * _LIMIT_SHARE, scenario.texts)
+            one = limit.measure(processes, size, plan.seconds * _LIMIT_SHARE, scenario.texts, scenario.parameters)
             measured.append(one)
             tell(f"ONNX Runtime alone, {processes} x {size}: {one.units_per_s:,.1f} {scenario.unit}/s")
     return measured

@@ -58,7 +58,7 @@ def _table(runs: Sequence[Run], name: str, unit: str) -> list[str]:
         "p95 ms": _spread(lambda one: one.figures.latency_ms, "p95"),
         "p99 ms": _spread(lambda one: one.figures.latency_ms, "p99"),
         "first token p50 ms": _spread(lambda one: one.figures.first_token_ms, "p50"),
-        "p99 ms ": _spread(lambda one: one.figures.first_token_ms, "p99"),
+        "first token p99 ms": _spread(lambda one: one.figures.first_token_ms, "p99"),
         "between tokens p99 ms": _spread(lambda one: one.figures.between_tokens_ms, "p99"),
         "times a bare run": _cell(lambda _, one: one.of_bare_run),
         "queue p50 ms": _spread(lambda one: one.figures.queue_ms, "p50"),

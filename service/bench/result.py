@@ -110,7 +110,7 @@ def compare(figures: Figures, limit: Sequence[Measured], clients: int | None, *,
     if not limit:
         return Round(figures)
     took = figures.first_token_ms or figures.latency_ms
-    alone = [one for one in limit if one.processes == min(each.processes for each in limit) and one.batch_size == 1]
+    alone = [one for one in limit if (one.processes, one.batch_size) == (1, 1)]
     of_bare_run = took.p50 / alone[0].run_ms if took and alone else None
     if not counts_units:
         return Round(figures, of_bare_run=of_bare_run)

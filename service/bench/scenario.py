@@ -70,7 +70,8 @@ class Scenario:
         requests: in the order in which they are asked, over and over again.
         unit: in which is counted what they give: images, rows, tokens, texts.
         about: what they ask, in words.
-        texts: that are asked to be translated.
+        texts: that are asked to be translated,
+        parameters: and how.
     """
 
     protocol: str
@@ -78,6 +79,7 @@ class Scenario:
     unit: str
     about: str
     texts: Sequence[str] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def streamed(self) -> bool:
@@ -176,7 +178,7 @@ def _of_body(ask: Asking, file: Path, described: Described) -> Scenario:
     texts = _texts_in(body) if described.task == TRANSLATION else []
     units = len(texts) if described.task == TRANSLATION else _units_in(body, ask.protocol, described)
     request = ask.raw(content, "application/json", units)
-    return Scenario(ask.protocol, [request], described.unit, f"the body in {file.name}", texts)
+    return Scenario(ask.protocol, [request], described.unit, f"the body in {file.name}", texts, _parameters_in(body))
 
 
 def _texts_in(body: Mapping[str, Any]) -> list[str]:
@@ -188,10 +190,14 @@ def _texts_in(body: Mapping[str, Any]) -> list[str]:
     return [one for one in texts if isinstance(one, str)]
 
 
+def _parameters_in(body: Mapping[str, Any]) -> dict[str, Any]:
+    given = body.get("parameters")
+    return given if isinstance(given, dict) else {}
+
+
 def _units_in(body: Mapping[str, Any], protocol: str, described: Described) -> float:
     """How much a body asks for; 0 = that can't be told."""
-    parameters = body.get("parameters")
-    parameters = parameters if isinstance(parameters, dict) else {}
+    parameters = _parameters_in(body)
     given = body.get("inputs")
     if described.task == TEXT_GENERATION:
         return _number(parameters.get("max_new_tokens", parameters.get("max_tokens")))
@@ -212,7 +218,7 @@ def _of_sentences(ask: Asking, wanted: Wanted, described: Described) -> Scenario
     texts = _lines(wanted.input) if wanted.input else inputs.sentences(described.predict["source"])
     requests = [ask.text(text, wanted.parameters) for text in texts]
     about = f"{len(texts)} texts of {wanted.input.name}" if wanted.input else f"{len(texts)} sentences"
-    return Scenario(ask.protocol, requests, described.unit, about, texts)
+    return Scenario(ask.protocol, requests, described.unit, about, texts, wanted.parameters)
 
 
 def _of_prompts(ask: Asking, wanted: Wanted, described: Described) -> Scenario:
