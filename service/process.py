@@ -12,6 +12,7 @@ from service.repository.bundle import LoadOptions, load_bundle
 from service.repository.profiles import Profiling
 from service.settings import Settings
 from service.workers.children import end_with_parent
+from service.workers.counts import Counts
 from service.workers.trial import Try, answer_trial
 
 
@@ -38,8 +39,11 @@ def _work(given: argparse.Namespace) -> int:
 
     settings = Settings.from_json(sys.stdin.buffer.read())
     configure_logging(settings.log_level, worker=given.index)
-    control, *listeners = (socket.socket(fileno=int(one)) for one in given.descriptors.split(","))
-    return serve_as_worker(settings, control, listeners)
+    counted, *sockets = map(int, given.descriptors.split(","))
+    counts = Counts(counted, given.index)
+    os.close(counted)
+    control, *listeners = (socket.socket(fileno=one) for one in sockets)
+    return serve_as_worker(settings, control, listeners, counts)
 
 
 def _try(_: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from service.protocols.open_inference.grpc.server import GrpcServer
 from service.repository.repository import Repository
 from service.settings import Settings
+from service.workers.counts import Counts
 from service.workers.sockets import Acceptor
 
 logger = logging.getLogger(__name__)
@@ -39,9 +40,12 @@ class DrainingServer(uvicorn.Server):
         app: what answers.
         settings: with the address to listen on.
         shared: listeners to take connections from in place of that address, once `accept` is called.
+        counts: where those who share them say how many connections they have.
     """
 
-    def __init__(self, app: FastAPI, settings: Settings, *, shared: Sequence[socket.socket] = ()) -> None:
+    def __init__(
+        self, app: FastAPI, settings: Settings, *, shared: Sequence[socket.socket] = (), counts: Counts | None = None
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -59,6 +63,7 @@ class DrainingServer(uvicorn.Server):
         self._delay_s = settings.drain_delay_s
         self._timeout_s = settings.drain_timeout_s
         self._shared = shared
+        self._counts = counts
         self._acceptor: Acceptor | None = None
         self.is_up = asyncio.Event()
 
@@ -70,7 +75,12 @@ class DrainingServer(uvicorn.Server):
         """
         if self._acceptor or self.should_exit:
             return
-        self._acceptor = Acceptor(self._shared, self._protocol)
+        self._acceptor = Acceptor(
+            self._shared,
+            self._protocol,
+            open_connections=lambda: len(self.server_state.connections),
+            counts=self._counts,
+        )
         if self._grpc:
             await self._grpc.start()
         self._acceptor.start()

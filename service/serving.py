@@ -15,6 +15,7 @@ from service.app import create_app
 from service.server import DrainingServer
 from service.settings import Settings
 from service.workers.channel import Channel
+from service.workers.counts import Counts
 from service.workers.remote import RemoteControl
 from service.workers.worker import handlers
 
@@ -30,23 +31,28 @@ def serve_alone(settings: Settings) -> int:
     return _end(server)
 
 
-def serve_as_worker(settings: Settings, control: socket.socket, listeners: Sequence[socket.socket]) -> int:
+def serve_as_worker(
+    settings: Settings, control: socket.socket, listeners: Sequence[socket.socket], counts: Counts
+) -> int:
     """Serve as one worker of several, until the supervisor says to end or is gone.
 
     Args:
         settings: of the server.
         control: the end of the control channel.
         listeners: shared with the other workers.
+        counts: likewise: how many connections each has.
     """
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
-        server = runner.run(_work(settings, control, listeners))
+        server = runner.run(_work(settings, control, listeners, counts))
     return _end(server)
 
 
-async def _work(settings: Settings, control: socket.socket, listeners: Sequence[socket.socket]) -> DrainingServer:
+async def _work(
+    settings: Settings, control: socket.socket, listeners: Sequence[socket.socket], counts: Counts
+) -> DrainingServer:
     channel = await Channel.over(control)
     app = create_app(settings, control=RemoteControl(channel, load_timeout_s=settings.load_timeout_s))
-    server = DrainingServer(app, settings, shared=listeners)
+    server = DrainingServer(app, settings, shared=listeners, counts=counts)
 
     async def obey() -> None:
         await server.is_up.wait()

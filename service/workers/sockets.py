@@ -5,15 +5,22 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import os
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+from service.workers.counts import Counts
 
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 2048
 _NO_SUCH_ADDRESS = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+_YIELDS_S = 0.02
+"""How long a connection is left to processes that have fewer, at first."""
+_LOOK_AGAIN_S = 0.001
 _NO_MORE_FILES_S = 0.5
 """How long to wait after the process could open no more connections."""
 
@@ -86,17 +93,47 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+@dataclass
+class _Yielding:
+    """That connections are left to others.
+
+    Attributes:
+        patience_s: for how long; less each time that nobody took one.
+        until: when the one that waits is taken in any case.
+        looked_at: when it waited still.
+    """
+
+    patience_s: float = _YIELDS_S
+    until: float = -math.inf
+    looked_at: float = -math.inf
+
+
 class Acceptor:
-    """Takes connections from listeners that other processes take from too: one at a time, so that all get their share.
+    """Takes connections from listeners that other processes take from too.
+
+    It takes one at a time, and leaves a connection to others for a moment if any of them has fewer: connections are
+    kept for long, and whoever gets many has many requests later, while another rests.
 
     Args:
         listeners: shared.
         protocol: makes the protocol of a connection.
+        open_connections: how many there are.
+        counts: where all processes say how many they have; None = this one doesn't look at others.
     """
 
-    def __init__(self, listeners: Sequence[socket.socket], protocol: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(
+        self,
+        listeners: Sequence[socket.socket],
+        protocol: Callable[[], asyncio.Protocol],
+        *,
+        open_connections: Callable[[], int] = lambda: 0,
+        counts: Counts | None = None,
+    ) -> None:
         self.listeners = listeners
         self._protocol = protocol
+        self._open_connections = open_connections
+        self._counts = counts
+        self._yielding: dict[socket.socket, _Yielding] = {}
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[object]] = set()
         self._stopped = False
@@ -105,16 +142,25 @@ class Acceptor:
 
     def start(self) -> None:
         """Take connections from now on, unless `stop` was quicker."""
+        self._has_fewest()
         for listener in self.listeners:
             self._resume(listener)
 
     def stop(self) -> None:
         """Take no more; the listeners stay as they are."""
         self._stopped = True
+        if self._counts:
+            self._counts.put(None)
         for listener in self.listeners:
             self._loop.remove_reader(listener)
 
     def _accept(self, listener: socket.socket) -> None:
+        if self._has_fewest():
+            self._yielding.pop(listener, None)
+        elif self._may_yield(listener):
+            self._loop.remove_reader(listener)
+            self._loop.call_later(_LOOK_AGAIN_S, self._resume, listener)
+            return
         try:
             connection, _ = listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -130,6 +176,29 @@ class Acceptor:
         )
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
+        self._has_fewest()
+
+    def _has_fewest(self) -> bool:
+        """Say how many connections there are; whether no other process has fewer."""
+        if not self._counts or self._stopped:
+            return True
+        own = self._open_connections() + len(self._opening)
+        self._counts.put(own)
+        fewest = self._counts.fewest_elsewhere()
+        return fewest is None or own <= fewest
+
+    def _may_yield(self, listener: socket.socket) -> bool:
+        """Whether there is time yet to leave what waits at `listener` to others: they may be busy, and clients wait."""
+        yielding = self._yielding.setdefault(listener, _Yielding())
+        now = self._loop.time()
+        if now > yielding.looked_at + 5 * _LOOK_AGAIN_S:  # what was left then, others have taken
+            yielding.until = now + yielding.patience_s
+        yielding.looked_at = now
+        if now < yielding.until:
+            return True
+        yielding.looked_at = -math.inf
+        yielding.patience_s /= 2
+        return False
 
     def _resume(self, listener: socket.socket) -> None:
         if not self._stopped:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import time
@@ -25,6 +26,7 @@ from service.settings import Settings
 from service.snapshots import Exposed, Snapshot, render
 from service.workers.channel import Channel
 from service.workers.children import describe_end, kill, python
+from service.workers.counts import Counts, make_counts
 from service.workers.figures import Figures
 from service.workers.remote import RemoteReplica
 from service.workers.sockets import listen, reserve, url_of
@@ -82,6 +84,9 @@ class Supervisor:
         with contextlib.ExitStack() as resources:
             for listener in self._listeners:
                 resources.enter_context(listener)
+            self._counted = make_counts(self._count)
+            resources.callback(os.close, self._counted)
+            self._counts = resources.enter_context(contextlib.closing(Counts(self._counted)))
             if settings.grpc_port is not None:
                 holder = resources.enter_context(reserve(settings.host, settings.grpc_port))
                 settings = self._settings = settings.model_copy(update={"grpc_port": holder.getsockname()[1]})
@@ -180,6 +185,7 @@ class Supervisor:
         await joining
         self._controller.leave(worker.replica)
         del self._workers[index]
+        self._counts.put_at(index, None)
         self._figures.ended(index)
         self._figures.joined(len(self._workers))
         return describe_end(code)
@@ -187,7 +193,7 @@ class Supervisor:
     async def _start(self, index: int) -> _Worker:
         ours, theirs = socket.socketpair()
         with theirs:
-            shared = [theirs.fileno(), *(listener.fileno() for listener in self._listeners)]
+            shared = [self._counted, theirs.fileno(), *(listener.fileno() for listener in self._listeners)]
             process = await asyncio.create_subprocess_exec(
                 *python("worker", "--index", str(index), "--descriptors", ",".join(map(str, shared))),
                 stdin=asyncio.subprocess.PIPE,

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import resource
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import pytest
 
 from service.workers import sockets
+from service.workers.counts import Counts, make_counts
 from service.workers.sockets import Acceptor, listen, reserve, url_of
 
 PATIENT_S = 20.0
@@ -191,6 +193,135 @@ def test_two_acceptors_share_what_comes_to_their_listeners(monkeypatch: pytest.M
         copies = [resources.enter_context(one.dup()) for one in shared]
         monkeypatch.undo()
         asyncio.run(scenario(shared, copies))
+
+
+class Kept(asyncio.Protocol):
+    """Keeps its connection, and a place among those that are open."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._keeper.opened.append(self)
+        self._keeper.changed.set()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._keeper.opened.remove(self)
+        self._keeper.changed.set()
+
+    def close(self) -> None:
+        self._transport.close()
+
+
+class Keeper:
+    """An acceptor that keeps what it takes, beside others that see how much that is."""
+
+    def __init__(self, listener: socket.socket, counts: Counts, changed: asyncio.Event) -> None:
+        self.opened: list[Kept] = []
+        self.counts = counts
+        self.changed = changed
+        self.acceptor = Acceptor(
+            [listener], lambda: Kept(self), open_connections=lambda: len(self.opened), counts=counts
+        )
+
+
+class Keepers:
+    """So many, each with a descriptor of its own, as another process has it; to be used in an event loop."""
+
+    def __init__(self, listener: socket.socket, count: int, resources: ExitStack) -> None:
+        descriptor = make_counts(count)
+        resources.callback(os.close, descriptor)
+        self._resources = resources
+        self._address = listener.getsockname()[:2]
+        self._changed = asyncio.Event()
+        self.all = [
+            Keeper(resources.enter_context(listener.dup()), Counts(descriptor, place), self._changed)
+            for place in range(count)
+        ]
+
+    @property
+    def opened(self) -> list[int]:
+        return [len(one.opened) for one in self.all]
+
+    async def connect(self, count: int) -> None:
+        """Open so many connections, and wait until all are taken."""
+        expected = count + sum(self.opened)
+        for _ in range(count):  # the kernel completes them, whoever takes them later
+            self._resources.enter_context(socket.create_connection(self._address, PATIENT_S))
+            await asyncio.sleep(0)
+        await self._until(expected)
+
+    async def drop(self, kept: Sequence[Kept]) -> None:
+        """Close connections, and wait until they are gone."""
+        expected = sum(self.opened) - len(kept)
+        for one in list(kept):
+            one.close()
+        await self._until(expected)
+
+    async def end(self) -> None:
+        """Take nothing more, and close what is open."""
+        for one in self.all:
+            one.acceptor.stop()
+        await self.drop([kept for one in self.all for kept in one.opened])
+
+    async def _until(self, expected: int) -> None:
+        async with asyncio.timeout(PATIENT_S):
+            while sum(self.opened) != expected:
+                self._changed.clear()
+                await self._changed.wait()
+
+
+def keeping(count: int, scenario: Callable[[Keepers], Coroutine[object, object, None]]) -> None:
+    """Run a scenario with so many acceptors at one listener, none of them started."""
+
+    async def main(listener: socket.socket, resources: ExitStack) -> None:
+        keepers = Keepers(listener, count, resources)
+        await scenario(keepers)
+        await keepers.end()
+
+    with listening() as (listener,), ExitStack() as resources:
+        asyncio.run(main(listener, resources))
+    gc.collect()
+
+
+def test_connections_that_are_kept_are_spread_evenly() -> None:
+    async def scenario(keepers: Keepers) -> None:
+        for one in keepers.all:
+            one.acceptor.start()
+        await keepers.connect(60)
+        assert keepers.opened == [20, 20, 20]
+        # Whoever has lost his gets the next, but for one that comes before he has said so.
+        await keepers.drop(keepers.all[1].opened)
+        await keepers.connect(15)
+        assert keepers.opened in ([20, 15, 20], [21, 14, 20], [20, 14, 21])
+
+    keeping(3, scenario)
+
+
+def test_a_connection_that_others_do_not_take_is_not_left_waiting() -> None:
+    async def scenario(keepers: Keepers) -> None:
+        one, other = keepers.all
+        other.counts.put(0)  # it hangs, say
+        one.acceptor.start()
+        await keepers.connect(3)
+        assert keepers.opened == [3, 0]
+
+    keeping(2, scenario)
+
+
+def test_who_stops_leaves_its_share_to_others() -> None:
+    async def scenario(keepers: Keepers) -> None:
+        one, other = keepers.all
+        one.acceptor.start()
+        assert other.counts.fewest_elsewhere() == 0
+        one.acceptor.stop()
+        assert other.counts.fewest_elsewhere() is None
+        other.acceptor.start()
+        await keepers.connect(2)
+        assert keepers.opened == [0, 2]
+
+    keeping(2, scenario)
 
 
 def test_who_stops_leaves_what_waits_to_others() -> None:

@@ -1,0 +1,59 @@
+"""How many connections each worker has, in memory that all of them see: whoever has most leaves the next to others."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import tempfile
+
+_NUMBER = struct.Struct("=I")
+_NOBODY = 0xFFFF_FFFF
+
+
+class Counts:
+    """A number a worker; each writes its own, and reads all.
+
+    There is no lock: a number is written in one piece, and one that is a moment old does no harm.
+
+    Args:
+        descriptor: of a file from `make_counts`; it may be closed afterwards.
+        own: the place of the worker whose numbers are written.
+    """
+
+    def __init__(self, descriptor: int, own: int = 0) -> None:
+        self._memory = mmap.mmap(descriptor, 0)
+        self._own = own
+
+    def put(self, count: int | None) -> None:
+        """Say how many this worker has; None: it takes none."""
+        self.put_at(self._own, count)
+
+    def put_at(self, place: int, count: int | None) -> None:
+        """Say how many the worker at `place` has."""
+        _NUMBER.pack_into(self._memory, place * _NUMBER.size, _NOBODY if count is None else count)
+
+    def fewest_elsewhere(self) -> int | None:
+        """The fewest that another worker has, if another takes any."""
+        numbers = [count for (count,) in _NUMBER.iter_unpack(self._memory)]
+        del numbers[self._own]
+        return min((count for count in numbers if count != _NOBODY), default=None)
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        self._memory.close()
+
+
+def make_counts(workers: int) -> int:
+    """Make the memory for so many workers, of which none takes connections yet; the descriptor of its file.
+
+    Raises:
+        OSError: there is no room for it.
+    """
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("inferd")
+    else:
+        descriptor, path = tempfile.mkstemp(prefix="inferd-")
+        os.unlink(path)
+    os.write(descriptor, _NUMBER.pack(_NOBODY) * workers)
+    return descriptor
