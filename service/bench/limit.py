@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar
@@ -114,14 +114,16 @@ class _Bare:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        with self._process:  # which closes its streams: the end of its input ends it
-            if kind is not None:
-                self._process.kill()
-            _stream(self._process.stdin).close()
-            try:
-                self._process.wait(_END_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
+        if kind is not None:
+            self._process.kill()
+        with suppress(BrokenPipeError):  # it has ended before it read what it was told
+            _stream(self._process.stdin).close()  # which ends it
+        try:
+            self._process.wait(_END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        _stream(self._process.stdout).close()
 
     def tell(self, content: object) -> None:
         stream = _stream(self._process.stdin)
