@@ -22,6 +22,7 @@ from service.protocols.detection import Detector
 from service.protocols.errors import answer_http_exception, answer_inferd_error, answer_unexpected
 from service.protocols.open_inference import generate, rest
 from service.protocols.open_inference.grpc.server import GrpcServer
+from service.protocols.shortcuts import Shortcuts
 from service.repository.bundle import LoadOptions
 from service.repository.control import Control
 from service.repository.controller import Controller, ControlOptions
@@ -111,19 +112,23 @@ def create_app(settings: Settings, *, control: Control | None = None) -> FastAPI
     app = FastAPIOffline(title="inferd", version=version, lifespan=lifespan, redoc_url=None)
     app.state.repository, app.state.grpc, app.state.metrics = repository, grpc, metrics
     limit = settings.max_body_bytes
-    app.include_router(health.router(repository, control, with_metrics=settings.metrics_port is None))
-    app.include_router(predict.router(repository, max_body_bytes=limit))
-    app.include_router(rest.router(repository, control, admin=admin, version=version, max_body_bytes=limit))
-    app.include_router(openai.router(repository, max_body_bytes=limit))
-    app.include_router(generate.router(repository, max_body_bytes=limit))
-    app.include_router(
+    routers = [
+        health.router(repository, control, with_metrics=settings.metrics_port is None),
+        predict.router(repository, max_body_bytes=limit),
+        rest.router(repository, control, admin=admin, version=version, max_body_bytes=limit),
+        openai.router(repository, max_body_bytes=limit),
+        generate.router(repository, max_body_bytes=limit),
         libretranslate.router(
             repository, Detector(), max_body_bytes=limit, max_text_characters=settings.max_text_characters
-        )
-    )
+        ),
+    ]
+    for router in routers:
+        app.include_router(router)
     app.add_exception_handler(InferdError, answer_inferd_error)
     app.add_exception_handler(HTTPException, answer_http_exception)
     app.add_exception_handler(Exception, answer_unexpected)
+    # What is added last comes first.
+    app.add_middleware(Shortcuts, routers=routers)
     app.add_middleware(
         Observability,
         metrics=metrics,

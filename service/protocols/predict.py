@@ -23,6 +23,7 @@ from service.protocols.drawings import SEED_HEADER
 from service.protocols.predict_images import AskedPictures
 from service.protocols.predict_text import Asked
 from service.protocols.requests import (
+    addressed,
     answer_headers,
     deadline_of,
     form_of,
@@ -32,6 +33,7 @@ from service.protocols.requests import (
     run,
     while_connected,
 )
+from service.protocols.shortcuts import path_parameters
 from service.repository.batched_model import BatchedModel
 from service.repository.image_model import ImageModel
 from service.repository.repository import Repository
@@ -91,9 +93,9 @@ def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
     """The routes of this dialect."""
     routes = APIRouter(tags=["predict"])
 
-    async def predict(request: Request, model: str, version: str | None = None) -> Response:
+    async def predict(request: Request) -> Response:
         """Answer one input of the model's task; a text also as a stream of server-sent events."""
-        served = repository.get(model, version)
+        served = addressed(repository, request)
         with ExitStack() as measured:
             measured.enter_context(served.measured())
             deadline = deadline_of(request)
@@ -139,7 +141,8 @@ def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
         )
 
     for path in ("/predict/{model}", "/predict/{model}/versions/{version}"):
-        routes.add_api_route(path, predict, methods=["POST"], response_model=None, openapi_extra=_OPENAPI)
+        described = {**_OPENAPI, "parameters": path_parameters(path)}
+        routes.add_api_route(path, predict, methods=["POST"], response_model=None, openapi_extra=described)
         routes.add_api_route(path, describe, methods=["GET"], response_model=None)
     return routes
 

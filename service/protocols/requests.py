@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 import msgspec
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
 from service.batching.records import Answer
 from service.errors import BadInput, Cancelled, TooLarge
 from service.repository.model import Model
+from service.repository.repository import Repository
 from service.tensors import Arrays
 
 T = TypeVar("T")
@@ -27,6 +28,17 @@ TIMEOUT_HEADER = "x-request-timeout-ms"
 
 _TIME = re.compile(r"[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?|\.[0-9]+")
 """A number as people write it; Python's own float takes more, such as 1_0."""
+
+
+def addressed(repository: Repository, request: Request) -> Model:
+    """The model that a path names.
+
+    It is read from the path as it is: FastAPI takes longer over two texts than all of what follows over small tensors.
+
+    Raises:
+        NotFound, NotReady: see `Repository.get`.
+    """
+    return repository.get(request.path_params["model"], request.path_params.get("version"))
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -46,14 +58,17 @@ async def read_body(request: Request, limit: int) -> bytes:
         raise too_large
     chunks: list[bytes] = []
     size = 0
-    try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
-                raise too_large
-            chunks.append(chunk)
-    except ClientDisconnect as error:
-        raise Cancelled("the client went away while it sent its body") from error
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise Cancelled("the client went away while it sent its body")
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            raise too_large
+        chunks.append(chunk)
+        more = message.get("more_body", False)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from service.batching.sequences import Finish
 from service.errors import BadInput, Invalid
 from service.protocols.requests import (
+    addressed,
     answer_headers,
     deadline_of,
     json_response,
@@ -27,6 +28,7 @@ from service.protocols.requests import (
     read_body,
     while_connected,
 )
+from service.protocols.shortcuts import path_parameters
 from service.protocols.streams import EventStream, event
 from service.repository.generation import Generation, Part
 from service.repository.repository import Repository
@@ -74,9 +76,9 @@ def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
     """The routes of the extension."""
     routes = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
-    async def generate(request: Request, model: str, version: str | None = None) -> Response:
+    async def generate(request: Request) -> Response:
         """Continue a text, and answer when it has ended."""
-        served = _text_model(repository, model, version)
+        served = _text_model(repository, request)
         with served.measured():
             deadline = deadline_of(request)
             asked = await _read(request, served, max_body_bytes, stream=False)
@@ -89,9 +91,9 @@ def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
                 content["details"] = {"finish_reason": _finish(choice.finish), "logprobs": _tokens(choice)}
             return json_response(content, answer_headers(served, answer_of(served.count(generation), {})))
 
-    async def generate_stream(request: Request, model: str, version: str | None = None) -> Response:
+    async def generate_stream(request: Request) -> Response:
         """Continue a text, an event a token as it comes."""
-        served = _text_model(repository, model, version)
+        served = _text_model(repository, request)
         with ExitStack() as measured:
             measured.enter_context(served.measured())
             deadline = deadline_of(request)
@@ -106,14 +108,15 @@ def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
 
     for path in ("/models/{model}", "/models/{model}/versions/{version}"):
         for name, answer in (("generate", generate), ("generate_stream", generate_stream)):
+            described = {**_OPENAPI, "parameters": path_parameters(path)}
             routes.add_api_route(
-                f"{path}/{name}", answer, methods=["POST"], response_model=None, openapi_extra=_OPENAPI
+                f"{path}/{name}", answer, methods=["POST"], response_model=None, openapi_extra=described
             )
     return routes
 
 
-def _text_model(repository: Repository, name: str, version: str | None) -> TextModel:
-    served = repository.get(name, version)
+def _text_model(repository: Repository, request: Request) -> TextModel:
+    served = addressed(repository, request)
     if not isinstance(served, TextModel):
         raise BadInput(f"model {served.name!r} generates no text: it is asked by infer")
     return served

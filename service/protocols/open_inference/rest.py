@@ -24,6 +24,7 @@ from service.protocols.open_inference.inference import Inference, flag
 from service.protocols.open_inference.tensors import shape_of
 from service.protocols.open_inference.version_policy import policy_of
 from service.protocols.requests import (
+    addressed,
     answer_headers,
     deadline_of,
     json_response,
@@ -32,6 +33,7 @@ from service.protocols.requests import (
     run,
     while_connected,
 )
+from service.protocols.shortcuts import path_parameters
 from service.repository.control import Control
 from service.repository.model import Model
 from service.repository.repository import Repository
@@ -91,6 +93,16 @@ _INFERENCE = {
                 "required": ["name"],
                 "properties": {"name": {"type": "string"}, "parameters": _PARAMETERS},
             },
+        },
+    },
+}
+
+_INFERENCE_OPENAPI = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": _INFERENCE},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
         },
     },
 }
@@ -164,8 +176,7 @@ def router(
 
     async def infer(request: Request) -> Response:
         """Run the model's graph on tensors."""
-        # Read from the path as it is: FastAPI takes longer over two texts than all of what follows over small tensors.
-        served = repository.get(request.path_params["model"], request.path_params.get("version"))
+        served = addressed(repository, request)
         with served.measured():
             now = time.monotonic()
             deadline = deadline_of(request)
@@ -220,9 +231,8 @@ def router(
     def post(path: str, answer: Any, openapi: dict[str, Any]) -> None:
         routes.add_api_route(path, answer, methods=["POST"], response_model=None, openapi_extra=openapi)
 
-    # Routes are tried in their order, so the busiest come first.
-    post("/models/{model}/infer", infer, _inference_openapi("model"))
-    post("/models/{model}/versions/{version}/infer", infer, _inference_openapi("model", "version"))
+    for path in ("/models/{model}/infer", "/models/{model}/versions/{version}/infer"):
+        post(path, infer, {**_INFERENCE_OPENAPI, "parameters": path_parameters(path)})
     get("", server_metadata)
     get("/health/live", live, head=True)
     get("/health/ready", ready, head=True)
@@ -241,20 +251,6 @@ def router(
 def _body(properties: dict[str, Any]) -> dict[str, Any]:
     """The documentation of a call whose body is a small object or nothing."""
     return {"requestBody": {"content": {"application/json": {"schema": {"type": "object", "properties": properties}}}}}
-
-
-def _inference_openapi(*path: str) -> dict[str, Any]:
-    """The documentation of an inference, with those parts of its path that vary."""
-    return {
-        "parameters": [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in path],
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": _INFERENCE},
-                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-            },
-        },
-    }
 
 
 def _describe(tensor: Tensor) -> dict[str, object]:
