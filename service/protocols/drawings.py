@@ -12,7 +12,7 @@ from starlette.requests import Request
 from service.batching.records import Answer
 from service.protocols.requests import answer_headers, while_connected
 from service.repository.image_model import ImageModel
-from service.tasks.image_generation import Drawings, ImageRequest
+from service.tasks.image_requests import Drawings, ImageRequest
 
 T = TypeVar("T")
 

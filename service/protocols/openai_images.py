@@ -23,7 +23,9 @@ from service.protocols.requests import deadline_of, parse_json, read_body
 from service.repository.image_model import ImageModel
 from service.repository.repository import Repository
 from service.tasks.base import parse_parameters
-from service.tasks.image_generation import TEXT, Drawings, Seed
+from service.tasks.image_graphs import TEXT
+from service.tasks.image_parameters import Seed
+from service.tasks.image_requests import Drawings
 
 _BODY = msgspec.json.Decoder(dict[str, Any])
 _EXPECTED = 'JSON {"model": "...", "prompt": "...", ...}'

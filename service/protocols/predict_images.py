@@ -17,9 +17,11 @@ from service.protocols.accept import preferred
 from service.protocols.drawings import draw, headers_of, parse, put_down
 from service.protocols.predict_text import Asked
 from service.repository.image_model import ImageModel
-from service.tasks import image_generation
+from service.tasks import image_parameters
 from service.tasks.base import parse_parameters
-from service.tasks.image_generation import MOST_IMAGES, Drawings, ImageGeneration
+from service.tasks.image_generation import ImageGeneration
+from service.tasks.image_parameters import MOST_IMAGES
+from service.tasks.image_requests import Drawings
 
 _JSON = "application/json"
 _PICTURES = {media_type: format for format, media_type in pictures.FORMATS.items()}
@@ -43,7 +45,7 @@ def _columns(given: object) -> object:
 _COLUMNS = {"anyOf": [{"type": "boolean"}, {"type": "integer", "minimum": 1, "maximum": MOST_IMAGES}]}
 
 
-class Parameters(image_generation.Parameters):
+class Parameters(image_parameters.Parameters):
     """What a request may ask for: what the task draws, and what the answer is.
 
     Attributes:

@@ -25,7 +25,8 @@ from service.runtime.session import OnnxSession
 from service.settings import Settings
 from service.tasks import TASKS, AnyTask
 from service.tasks.base import TaskLimits
-from service.tasks.image_generation import Drawings, ImageGeneration
+from service.tasks.image_generation import ImageGeneration
+from service.tasks.image_requests import Drawings
 from service.tasks.text_generation import TextGeneration
 from service.tasks.translation import Translated, Translation
 from service.tensors import Arrays

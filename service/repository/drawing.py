@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from service.runtime.session import OnnxSession
-from service.tasks.image_generation import GENERATOR, TEXT, Drawings, ImageGeneration, ImageRequest, Sketch
+from service.tasks.image_generation import ImageGeneration
+from service.tasks.image_graphs import GENERATOR, TEXT
+from service.tasks.image_requests import Drawings, ImageRequest, Sketch
 from service.tensors import Arrays
 
 Run = Callable[[Arrays], Arrays]

@@ -12,7 +12,9 @@ from service.repository.batched_model import GraphModel
 from service.repository.bundle import Bundle
 from service.repository.drawing import sketch_of
 from service.repository.statistics import VersionStatistics
-from service.tasks.image_generation import TEXT, Drawings, ImageGeneration, ImageRequest
+from service.tasks.image_generation import ImageGeneration
+from service.tasks.image_graphs import TEXT
+from service.tasks.image_requests import Drawings, ImageRequest
 from service.threads import BoundedThreads
 
 _INLINE_S = 0.001

@@ -22,7 +22,8 @@ from service.repository.profiles import Profiling
 from service.repository.statistics import VersionStatistics
 from service.repository.text_model import TextModel
 from service.repository.translation_model import TranslationModel
-from service.tasks.image_generation import TEXT, ImageGeneration
+from service.tasks.image_generation import ImageGeneration
+from service.tasks.image_graphs import TEXT
 from service.tasks.text_generation import TextGeneration
 from service.tasks.translation import Translation
 from service.threads import BoundedThreads

@@ -8,35 +8,37 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from service.errors import BadInput, BundleRefused, RuntimeFailure, TooLarge
-from service.latents import LARGEST_SEED, between, latents_of, total
-from service.manifest import MANIFEST_FILE, Graph, ImagesPostprocessing, Manifest, NgramPreprocessing, Variant
+from service.latents import Floats, between, latents_of, total
+from service.manifest import MANIFEST_FILE, ImagesPostprocessing, Manifest, NgramPreprocessing
 from service.ngrams import ngram_ids
-from service.pictures import Pixels, enlarged
-from service.tasks.base import TaskLimits, check_names, parse_parameters
-from service.tasks.graphs import by_name, expect
+from service.pictures import enlarged
+from service.tasks.base import TaskLimits, parse_parameters
+from service.tasks.image_graphs import GENERATOR, TEXT, check_graphs
+from service.tasks.image_parameters import (
+    LARGEST_NUMBER,
+    MOST_IMAGES,
+    Parameters,
+    Point,
+    Term,
+    check_together,
+    count_of,
+    read_latents,
+    shown,
+    text_of,
+)
+from service.tasks.image_requests import Drawings, ImageRequest, Origin, Reading, Sketch
 from service.tasks.labels import read_labels
 from service.tensors import Arrays
 
-MOST_IMAGES: Final = 64
-"""Of a request."""
-MOST_TERMS: Final = 8
-"""Of a sum."""
-LARGEST_NUMBER: Final = 10.0
-"""Of a latent, either side of zero; none of a standard normal distribution is ever found so far out."""
 FACTORS: Final = (1, 2, 4, 8, 16)
 """How many pixels wide and high a pixel of the generator's may be."""
-
-TEXT, GENERATOR = "text", "generator"
 
 _INLINE_CHARACTERS = 500
 """Texts of so many together are made n-grams of in a third of a millisecond."""
@@ -48,197 +50,6 @@ _SEED_BITS = 53
 """Of seeds that we make: such numbers survive in every client's JSON."""
 _MOST_TOLD = 100
 """Labels that an error lists."""
-_MANY_DIGITS = 10**15
-_NAMES: Final[Mapping[type, str]] = {
-    bool: "true or false",
-    int: "a number of many digits",
-    str: "a text",
-    type(None): "null",
-    dict: "an object",
-    list: "a list",
-}
-
-Floats = NDArray[np.float32]
-Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
-_Numbers: dict[str, Any] = {
-    "type": "array",
-    "items": {"type": "number", "minimum": -LARGEST_NUMBER, "maximum": LARGEST_NUMBER},
-}
-Latent = Annotated[Any, WithJsonSchema(_Numbers)]
-Latents = Annotated[Any, WithJsonSchema({"anyOf": [_Numbers, {"type": "array", "items": _Numbers}]})]
-
-
-class _Said(BaseModel):
-    """A part of a request; None stands for what is the default."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_none(cls, given: object) -> object:
-        if isinstance(given, Mapping):
-            check_names(given)
-            return {name: value for name, value in given.items() if value is not None}
-        return given
-
-
-class Point(_Said):
-    """What a picture is drawn from; what is not said is the request's own.
-
-    Attributes:
-        inputs: a text that says what is drawn.
-        label: a class that is drawn, in place of a text.
-        seed: of the latent.
-        latent: its numbers, in place of a seed.
-    """
-
-    inputs: str | None = None
-    label: str | None = None
-    seed: Seed | None = None
-    latent: Latent = None
-
-
-class Interpolation(_Said):
-    """Pictures on the way from what the request says to another point.
-
-    Attributes:
-        to: where the way ends.
-        steps: pictures, those of both ends among them.
-    """
-
-    to: Point
-    steps: int = Field(ge=2, le=MOST_IMAGES)
-
-
-class Term(Point):
-    """A term of a sum of latents, and of classes; `weight` is how much it counts."""
-
-    weight: float = Field(1.0, ge=-10, le=10)
-
-
-def _few(terms: object) -> object:
-    """Refuse a long list before any of it is looked at."""
-    if isinstance(terms, list) and not 2 <= len(terms) <= MOST_TERMS:
-        raise ValueError(f"a sum has 2 to {MOST_TERMS} terms, not {len(terms)}")
-    return terms
-
-
-class Parameters(_Said):
-    """What a request may ask for.
-
-    Attributes:
-        label: a class that is drawn, in place of a text.
-        seed: of the latents; None = one that nobody has used.
-        num_images: that are drawn.
-        latent: the numbers of one latent, or a list of several, in place of a seed.
-        truncation: what latents are multiplied by. None = those of seeds as the manifest says, others by nothing.
-        strict: whether a text is refused that means none of the classes; else it is taken for what comes nearest.
-        interpolate: see `Interpolation`.
-        arithmetic: terms that are added up.
-        width: of a picture, one of those that are offered; None = what belongs to the height, or the smallest.
-        height: likewise.
-    """
-
-    label: str | None = None
-    seed: Seed | None = None
-    num_images: int | None = Field(None, ge=1, le=MOST_IMAGES)
-    latent: Latents = None
-    truncation: float | None = Field(None, gt=0, le=1)
-    strict: bool = True
-    interpolate: Interpolation | None = None
-    arithmetic: Annotated[tuple[Term, ...] | None, BeforeValidator(_few)] = Field(
-        None, min_length=2, max_length=MOST_TERMS
-    )
-    width: int | None = None
-    height: int | None = None
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What pictures are drawn from, in a request that was checked.
-
-    Attributes:
-        what: the index of a class, or a text that is still to be read; None where there are no classes.
-        seed: of the latents, if they have one.
-        latents: their numbers, if they have none: one for all pictures, or one for each, (1 or pictures, numbers).
-        scale: what they are multiplied by.
-        weight: how much all of it counts.
-    """
-
-    what: int | str | None
-    seed: int | None
-    latents: Floats | None
-    scale: float
-    weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class ImageRequest:
-    """What every dialect asks for in its own words.
-
-    Attributes:
-        origins: one; two, where pictures on the way between them are drawn; or the terms of a sum.
-        count: pictures.
-        interpolated: whether they are on the way.
-        strict: whether a text is refused that means none of the classes.
-        factor: pixels for each of the generator's, each way.
-        seed: what was asked for, or was drawn because nothing was said; None where no seed was needed.
-    """
-
-    origins: Sequence[Origin]
-    count: int
-    interpolated: bool
-    strict: bool
-    factor: int
-    seed: int | None
-
-    @cached_property
-    def texts(self) -> Sequence[str]:
-        """The texts that have to be read, each once."""
-        return tuple(dict.fromkeys(one.what for one in self.origins if isinstance(one.what, str)))
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What was read of a text: the likeliest class, by its index, and how surely it means any, 0..1."""
-
-    likeliest: int
-    meant: float
-
-
-@dataclass(frozen=True)
-class Sketch:
-    """What the pictures of a request are drawn from.
-
-    Attributes:
-        latents: (pictures, numbers).
-        conditions: weights of the classes (pictures, classes), if there are any.
-        scores: how surely the texts behind each picture mean a class, 0..1; a label does so by 1. None if there are no
-            texts.
-    """
-
-    latents: Floats
-    conditions: Floats | None
-    scores: Floats | None
-
-
-@dataclass(frozen=True)
-class Drawings:
-    """What became of a request.
-
-    Attributes:
-        pixels: pictures (N, height, width, channels), as large as was asked for.
-        latents: what each was drawn from (N, numbers); given again, each is drawn again.
-        conditions: weights of the classes for each (N, classes), if there are any.
-        scores: see `Sketch`.
-        seed: see `ImageRequest`.
-    """
-
-    pixels: Pixels
-    latents: Floats
-    conditions: Floats | None
-    scores: Floats | None
-    seed: int | None
 
 
 class ImageGeneration:
@@ -274,7 +85,7 @@ class ImageGeneration:
         self._numbers = {label.casefold(): number for number, label in enumerate(self.labels)}
         if len(self._numbers) < len(self.labels):
             raise BundleRefused(drawing.labels or "", "must be different texts, also without regard to case")
-        kinds = {_check_graphs(variant, reading, drawing, len(self.labels)) for variant in manifest.variants.values()}
+        kinds = {check_graphs(variant, reading, drawing, len(self.labels)) for variant in manifest.variants.values()}
         if len(kinds) > 1:
             raise BundleRefused(MANIFEST_FILE, "variants must take the same latents, and draw images of the same size")
         ((self.latent_size, height, width, self._channels),) = kinds
@@ -292,12 +103,14 @@ class ImageGeneration:
         Raises:
             BadInput: either is wrong, or (as TooLarge) there is too much.
         """
-        text = _text_of(inputs)
+        text = text_of(inputs)
         asked = parse_parameters(Parameters, parameters)
-        _check_together(asked)
-        own = None if asked.latent is None else self._latents(asked.latent, "latent", MOST_IMAGES)
+        check_together(asked)
+        size, own = self.latent_size, None
+        if asked.latent is not None:
+            own = read_latents(asked.latent, "latent", size=size, most=MOST_IMAGES)
         seed = secrets.randbits(_SEED_BITS) if asked.seed is None else asked.seed
-        count = _count(asked, None if own is None else len(own))
+        count = count_of(asked, None if own is None else len(own))
         factor = self._factor(asked, count)
 
         points: Sequence[tuple[str, Point]] = [("", Point())]
@@ -317,7 +130,7 @@ class ImageGeneration:
                 raise BadInput(f"{place}latent and {place}seed say the same; give one", parameter=f"{place}latent")
             given = own if point.seed is None else None
             if point.latent is not None:
-                given = self._latents(point.latent, f"{place}latent", 1)
+                given = read_latents(point.latent, f"{place}latent", size=size, most=1)
             drawn = self._drawing.truncation if asked.truncation is None else asked.truncation
             origins.append(
                 Origin(
@@ -484,37 +297,6 @@ class ImageGeneration:
                 parameter="inputs",
             )
 
-    def _latents(self, given: object, place: str, most: int) -> Floats:
-        """The numbers of a latent, or of `most` at most, that a request has at `place`: (latents, numbers)."""
-        size = self.latent_size
-        bound = f"{LARGEST_NUMBER:g}"
-        wanted = f"{place} must be a list of {size} numbers from -{bound} to {bound}"
-        if most > 1:
-            wanted += f", or a list of 1 to {most} such lists"
-
-        def refused(problem: str) -> BadInput:
-            return BadInput(f"{wanted}; {problem}", parameter=place)
-
-        if not isinstance(given, list):
-            raise refused(f"it is {_shown(given)}")
-        several = most > 1 and bool(given) and isinstance(given[0], list)
-        if not several and any(isinstance(one, list) for one in given[:1]):
-            raise refused("it is a list of lists")
-        rows = given if several else [given]
-        if len(rows) > most:
-            raise refused(f"there are {len(rows)}")
-        for number, row in enumerate(rows):
-            which = f"list {number} " if several else "it "
-            if not isinstance(row, list):
-                raise refused(f"{which}is {_shown(row)}")
-            if len(row) != size:
-                raise refused(f"{which}has {len(row)}")
-            for one in row:
-                # bool is an int to Python, but no number in JSON; NaN is in no order.
-                if type(one) not in (int, float) or not -LARGEST_NUMBER <= one <= LARGEST_NUMBER:
-                    raise refused(f"{which}has {_shown(one)}")
-        return np.array(rows, np.float32)
-
     def _factor(self, asked: Parameters, count: int) -> int:
         """How far pictures are enlarged."""
         for factor, (width, height) in zip(FACTORS, self.sizes, strict=True):
@@ -526,7 +308,7 @@ class ImageGeneration:
                     )
                 return factor
         offered = ", ".join(f"{width}x{height}" for width, height in self.sizes)
-        wanted = "x".join("?" if side is None else _shown(side) for side in (asked.width, asked.height))
+        wanted = "x".join("?" if side is None else shown(side) for side in (asked.width, asked.height))
         raise BadInput(
             f"pictures of {wanted} are not offered; sizes, as width x height: {offered}",
             parameter="width" if asked.width is not None else "height",
@@ -552,93 +334,3 @@ def _one_hot(numbers: Sequence[int], classes: int) -> NDArray[np.float64]:
     rows = np.zeros((len(numbers), classes))
     rows[np.arange(len(numbers)), numbers] = 1.0
     return rows
-
-
-def _shown(given: object) -> str:
-    """What a message says of something that is not what was wanted."""
-    if isinstance(given, float) or (type(given) is int and abs(given) < _MANY_DIGITS):
-        return f"{given:g}"
-    return _NAMES.get(type(given), "something else")
-
-
-def _text_of(inputs: object) -> str | None:
-    if isinstance(inputs, bytes):
-        try:
-            return inputs.decode()
-        except UnicodeDecodeError as error:
-            raise BadInput(f"the text is no UTF-8 ({error})", parameter="inputs") from error
-    if inputs is not None and not isinstance(inputs, str):
-        raise BadInput("inputs must be a text", parameter="inputs")
-    return inputs
-
-
-def _check_together(asked: Parameters) -> None:
-    """Refuse parameters that say the same or can't both be meant."""
-    for one, other in (
-        ("latent", "seed"),
-        ("interpolate", "arithmetic"),
-        ("interpolate", "num_images"),
-    ):
-        if getattr(asked, one) is not None and getattr(asked, other) is not None:
-            raise BadInput(f"{one} and {other} can't be asked for together", parameter=one)
-
-
-def _count(asked: Parameters, latents: int | None) -> int:
-    """How many pictures are asked for, where so many latents are given."""
-    if asked.interpolate:
-        if latents is not None and latents > 1:
-            raise BadInput(f"a way begins at one latent, not at {latents}", parameter="latent")
-        return asked.interpolate.steps
-    if asked.num_images is None:
-        return latents or 1
-    if latents is not None and latents not in (1, asked.num_images):
-        raise BadInput(
-            f"num_images must be as many as there are latents, {latents}, or be left out; it is {asked.num_images}",
-            parameter="num_images",
-        )
-    return asked.num_images
-
-
-def _check_graphs(
-    variant: Variant, reading: NgramPreprocessing | None, drawing: ImagesPostprocessing, classes: int
-) -> tuple[int, int, int, int]:
-    """Refuse graphs that don't go together; return the numbers of a latent, and height, width and channels."""
-    if GENERATOR not in variant.graphs or (TEXT in variant.graphs) != (reading is not None):
-        wanted = f"the graph {GENERATOR!r}" if reading is None else f"the graphs {TEXT!r} and {GENERATOR!r}"
-        raise BundleRefused(MANIFEST_FILE, f"images are drawn by {wanted}, not by {sorted(variant.graphs)}")
-    generator = variant.graphs[GENERATOR]
-    given = by_name(generator.inputs)
-    wanted_inputs = [drawing.latent] if drawing.condition is None else [drawing.latent, drawing.condition]
-    _named(generator, "inputs", sorted(given), wanted_inputs)
-    _named(generator, "outputs", [one.name for one in generator.outputs], [drawing.output])
-    (image,) = generator.outputs
-    sizes = image.shape or ()
-    if drawing.condition is not None:
-        expect(generator, given[drawing.condition], "FP32", ("batch", classes))
-    if reading is not None:
-        _check_text_graph(variant.graphs[TEXT], reading, classes)
-    latent = (given[drawing.latent].shape or ())[-1:]
-    expect(generator, given[drawing.latent], "FP32", ("batch", *latent))
-    whole = [size for size in (*latent, *sizes[1:]) if isinstance(size, int)]
-    if image.datatype != "UINT8" or len(whole) != 4 or len(sizes) != 4 or whole[3] not in (1, 3):
-        raise BundleRefused(
-            MANIFEST_FILE,
-            f"{generator.file}: {image.name!r} must be UINT8 of batch, height, width, and 1 or 3 channels, and "
-            f"{drawing.latent!r} FP32 of batch and numbers, all but the batch of one size",
-        )
-    numbers, height, width, channels = whole
-    return numbers, height, width, channels
-
-
-def _check_text_graph(graph: Graph, reading: NgramPreprocessing, classes: int) -> None:
-    given, answered = by_name(graph.inputs), by_name(graph.outputs)
-    _named(graph, "inputs", sorted(given), [reading.input])
-    _named(graph, "outputs", sorted(answered), [reading.conditions, reading.meant])
-    expect(graph, given[reading.input], "INT64", ("batch", None))
-    expect(graph, answered[reading.conditions], "FP32", ("batch", classes))
-    expect(graph, answered[reading.meant], "FP32", ("batch",))
-
-
-def _named(graph: Graph, kind: str, found: Sequence[str], wanted: Sequence[str]) -> None:
-    if sorted(found) != sorted(wanted):
-        raise BundleRefused(MANIFEST_FILE, f"{graph.file} must have the {kind} {sorted(wanted)}, not {sorted(found)}")

@@ -28,7 +28,9 @@ from service.repository.placement import Placement
 from service.repository.repository import Repository
 from service.repository.scan import BundleFolder
 from service.settings import Settings
-from service.tasks.image_generation import GENERATOR, MOST_IMAGES, TEXT, Drawings, ImageRequest
+from service.tasks.image_graphs import GENERATOR, TEXT
+from service.tasks.image_parameters import MOST_IMAGES
+from service.tasks.image_requests import Drawings, ImageRequest
 from tests.bundles import LABELS, edit, logits_of, make_bundle, read_golden, sign, write_golden
 from tests.image_bundles import LATENT, WORDS, drawn, generator_entry, make_image_bundle, one_hot
 from tests.service.repository.serving import replica

@@ -14,17 +14,9 @@ from service.latents import LARGEST_SEED, between, latents_of, total
 from service.manifest import Manifest, read_manifest
 from service.tasks import TASKS
 from service.tasks.base import TaskLimits
-from service.tasks.image_generation import (
-    FACTORS,
-    LARGEST_NUMBER,
-    MOST_IMAGES,
-    Drawings,
-    ImageGeneration,
-    ImageRequest,
-    Parameters,
-    Reading,
-    Sketch,
-)
+from service.tasks.image_generation import FACTORS, ImageGeneration
+from service.tasks.image_parameters import LARGEST_NUMBER, MOST_IMAGES, Parameters
+from service.tasks.image_requests import Drawings, ImageRequest, Reading, Sketch
 from tests.bundles import HEIGHT, LABELS, WIDTH, make_bundle, sign, with_edit
 from tests.image_bundles import (
     BUCKETS,
