@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 
 _QUALITY = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
+_LONGEST = 2000
+"""Characters of a header that are read: the HTTP server bounds none, and browsers need a tenth."""
 
 
 def preferred(header: str | None, offered: Sequence[str]) -> list[str]:
@@ -15,10 +17,10 @@ def preferred(header: str | None, offered: Sequence[str]) -> list[str]:
     of the offers. No header, or one without a media type, lets everything in.
 
     Args:
-        header: as it came; a range that can't be read says nothing.
+        header: as it came; a range that can't be read says nothing, nor does anything after 2,000 characters.
         offered: media types, without parameters.
     """
-    ranges = [found for one in (header or "").split(",") if (found := _read(one))]
+    ranges = [found for one in (header or "")[:_LONGEST].split(",") if (found := _read(one))]
     if not ranges:
         return list(offered)
     ranked = []

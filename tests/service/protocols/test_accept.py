@@ -40,3 +40,9 @@ def test_media_types_come_in_the_order_in_which_a_client_likes_them(
     header: str | None, expected: list[str] | tuple[str, ...]
 ) -> None:
     assert preferred(header, OFFERED) == list(expected)
+
+
+def test_of_a_header_without_end_the_beginning_is_read() -> None:
+    many = "a/b," * 1_000_000
+    assert preferred(f"image/webp,{many}image/png", OFFERED) == [WEBP]
+    assert preferred(f"{many}image/png", OFFERED) == []
