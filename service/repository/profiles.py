@@ -62,8 +62,7 @@ class Profiling:
         """
         asked = settings.profile
         given = _read_given(asked) if isinstance(asked, Path) else {}
-        cache = settings.profile_cache.expanduser() if settings.profile_cache else None
-        return cls(measures=asked != "off", given=given, cache=cache)
+        return cls(measures=asked != "off", given=given, cache=_at_home(settings.profile_cache))
 
     def profiles_of(self, bundle: Bundle) -> Profiles:
         """How long each graph of `bundle` takes, by role; where nothing is known and nothing measured, none is there.
@@ -108,6 +107,15 @@ class Profiling:
                 os.replace(written, _file(self.cache, name, kept.of))
         except OSError as error:
             logger.info("how long %s takes is not kept, and will be measured again: %s", name, error)
+
+
+def _at_home(folder: Path | None) -> Path | None:
+    """The folder that is meant, if any is: whoever has no home can't have one in there."""
+    try:
+        return folder.expanduser() if folder else None
+    except RuntimeError as error:
+        logger.info("what is measured is not kept: %s", error)
+        return None
 
 
 def _measure(bundle: Bundle, role: str) -> Points:

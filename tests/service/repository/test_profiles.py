@@ -195,6 +195,11 @@ def test_a_home_folder_is_meant_by_its_sign(monkeypatch: pytest.MonkeyPatch, tmp
     assert Profiling.of(Settings(profile_cache=Path("~/kept"))).cache == tmp_path / "kept"
 
 
+def test_who_has_no_home_keeps_nothing() -> None:
+    home_of_nobody = Path("~there-is-no-such-user/kept")
+    assert Profiling.of(Settings(profile_cache=home_of_nobody)).cache is None
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
