@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from service.errors import BadInput
 from service.tensors import Arrays
@@ -16,6 +17,9 @@ ParametersT = TypeVar("ParametersT", bound=BaseModel)
 
 _MOST_NAMES = 100
 """Parameters of a request: each unknown one would be an error of its own, which takes time to write."""
+
+_IN_JSON: Mapping[str, str] = {"model_type": "Input should be an object", "tuple_type": "Input should be a list"}
+"""What is said to callers, who know no Python, where Pydantic would speak of its classes."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +103,15 @@ def parse_parameters(model: type[ParametersT], given: Mapping[str, object]) -> P
         problem = error.errors()[0]
         name = ".".join(map(str, problem["loc"]))
         where = f"parameter {name!r}: " if problem["loc"] else ""
-        raise BadInput(
-            f"{where}{problem['msg']} (allowed: {', '.join(model.model_fields)})", parameter=name or None
-        ) from error
+        within = any(isinstance(part, str) for part in problem["loc"][1:])  # an object that has other names
+        allowed = "" if within else f" (allowed: {', '.join(model.model_fields)})"
+        raise BadInput(f"{where}{_told(problem)}{allowed}", parameter=name or None) from error
+
+
+def _told(problem: ErrorDetails) -> str:
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    return _IN_JSON.get(problem["type"], problem["msg"])
 
 
 def check_names(given: Mapping[str, object]) -> None:

@@ -543,7 +543,24 @@ def test_a_parameter_that_makes_no_sense_is_refused_by_name_with_those_there_are
     with pytest.raises(BadInput) as caught:
         task.parse("dark", {name.partition(".")[0]: value})
     assert str(caught.value).startswith(f"parameter '{name}")
-    assert str(caught.value).endswith(f"(allowed: {', '.join(Parameters.model_fields)})")
+    allowed = f"(allowed: {', '.join(Parameters.model_fields)})"
+    inside = [part for part in str(caught.value.parameter).split(".")[1:] if not part.isdigit()]
+    assert str(caught.value).endswith(allowed) == (not inside)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"interpolate": 3}, "parameter 'interpolate': Input should be an object (allowed: label,"),
+        ({"interpolate": {"to": [1], "steps": 2}}, "parameter 'interpolate.to': Input should be an object"),
+        ({"arithmetic": "a - b"}, "parameter 'arithmetic': Input should be a list (allowed: label,"),
+        ({"arithmetic": [{}]}, "parameter 'arithmetic': a sum has 2 to 8 terms, not 1 (allowed: label,"),
+        ({"arithmetic": [{"wieght": 1}, {}]}, "parameter 'arithmetic.0.wieght': Extra inputs are not permitted"),
+    ],
+)
+def test_callers_are_told_in_the_words_of_json(task: ImageGeneration, parameters: dict[str, Any], said: str) -> None:
+    told = refusal(task, "dark", **parameters)
+    assert told == said if "(" not in said else told.startswith(said)
 
 
 def test_null_is_what_is_not_said(task: ImageGeneration) -> None:
