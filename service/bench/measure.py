@@ -20,8 +20,8 @@ from service.bench.scenario import Scenario, Wanted, make_scenario
 Tell = Callable[[str], None]
 
 _SPARE_SOCKETS = 64
-_LIMIT_SHARE = 0.25
-"""Of a load's time, for each measurement of the limit: it varies less."""
+_LIMIT_SHARE, _LIMIT_S = 0.25, 3.0
+"""Of a load's time, and at most so long, for each measurement of the limit: it varies less."""
 
 
 def measure(
@@ -88,10 +88,11 @@ def measure(
 
 def _measure_limit(limit: Limit, plan: Plan, scenario: Scenario, tell: Tell) -> list[Measured]:
     sizes = sorted({1, *plan.batch_sizes}) if limit.ready.batched else [1]
+    seconds = min(plan.seconds * _LIMIT_SHARE, _LIMIT_S)
     measured = []
     for processes in sorted({1, *plan.processes}):
         for size in sizes:
-            one = limit.measure(processes, size, plan.seconds * _LIMIT_SHARE, scenario.texts, scenario.parameters)
+            one = limit.measure(processes, size, seconds, scenario.texts, scenario.parameters)
             measured.append(one)
             tell(f"ONNX Runtime alone, {processes} x {size}: {one.units_per_s:,.1f} {scenario.unit}/s")
     return measured

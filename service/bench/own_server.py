@@ -1,4 +1,4 @@
-"""A server that is started to be measured: `inferd serve` on a free port of this machine, with one model."""
+"""A server that is started to be measured: `inferd serve` on a free port of this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from service.bench.address import Address
@@ -25,12 +25,12 @@ _RUNNING = re.compile(r"running on (http://\S+?:\d+)")
 
 
 @contextmanager
-def own_server(settings: Settings, model: str) -> Iterator[Address]:
+def own_server(settings: Settings, *models: str) -> Iterator[Address]:
     """A server that is ready, with the settings of the environment but where it listens and what it serves.
 
     Args:
         settings: that say where models are and how many workers there shall be.
-        model: the only one that it loads.
+        models: that it loads; all that there are if none is named.
 
     Raises:
         ValueError: it does not start, or refuses the model.
@@ -44,7 +44,7 @@ def own_server(settings: Settings, model: str) -> Iterator[Address]:
         "INFERD_MODELS": str(settings.models.absolute()),
         "INFERD_WORKERS": str(settings.workers),
         "INFERD_MODEL_CONTROL": "explicit",
-        "INFERD_LOAD_AT_START": model,
+        "INFERD_LOAD_AT_START": ",".join(models) or "*",
         "INFERD_LOG_LEVEL": "info",
     }
     command = [sys.executable, "-P", "-m", "service.cli", "serve"]
@@ -52,7 +52,7 @@ def own_server(settings: Settings, model: str) -> Iterator[Address]:
     log = _Log(process)
     try:
         address = Address.of(log.wait_for(_RUNNING))
-        _wait_until_ready(address, model, process, log)
+        _wait_until_ready(address, models, process, log)
         yield address
     finally:
         process.terminate()
@@ -111,14 +111,14 @@ def _message_of(line: str) -> str:
         return line.rstrip()
 
 
-def _wait_until_ready(address: Address, model: str, process: subprocess.Popen[str], log: _Log) -> None:
+def _wait_until_ready(address: Address, models: Collection[str], process: subprocess.Popen[str], log: _Log) -> None:
     until = time.monotonic() + _LOAD_TIMEOUT_S
     while time.monotonic() < until and process.poll() is None:
         states = address.get("/health/ready", allowed=(200, 503))
         if states["ready"]:
             return
         for one in states["models"]:
-            if one["name"] == model and one["state"] == "UNAVAILABLE" and one["reason"]:
-                raise ValueError(f"the server does not serve {model}: {one['reason']}")
+            if (not models or one["name"] in models) and one["state"] == "UNAVAILABLE" and one["reason"]:
+                raise ValueError(f"the server does not serve {one['name']}: {one['reason']}")
         time.sleep(_ASKED_EVERY_S)
     raise ValueError(f"the server is not ready: {log}")

@@ -26,6 +26,14 @@ def test_a_server_is_started_with_one_model_and_ended(models: Path, monkeypatch:
         address.get("/health/live")
 
 
+def test_where_no_model_is_named_all_are_loaded(models: Path) -> None:
+    make_bundle(models)
+    make_text_bundle(models)
+    with own_server(Settings(models=models, workers=1)) as address:
+        states = {one["name"]: one["state"] for one in address.get("/health/ready")["models"]}
+        assert states == {"tiny": "READY", "tiny-text": "READY"}
+
+
 def test_a_model_that_is_refused_is_an_error_that_says_why(models: Path) -> None:
     flip_a_byte(make_bundle(models) / "labels.json")
     with (
