@@ -124,7 +124,7 @@ class ImageGeneration:
             what = self._what(point.inputs, point.label, place)
             what = usually if what is None else what
             if what is None and self.labels:
-                means = "a text, as inputs, or one of the labels" if self._reading else "a label"
+                means = "a text or one of the labels" if self._reading else "a label"
                 raise BadInput(f"nothing says what to draw; give {means}: {self._told()}", parameter="inputs")
             if point.latent is not None and point.seed is not None:
                 raise BadInput(f"{place}latent and {place}seed say the same; give one", parameter=f"{place}latent")
@@ -258,6 +258,12 @@ class ImageGeneration:
 
     def _what(self, text: str | None, label: str | None, place: str) -> int | str | None:
         """What a text or a label says, if either says anything; `place` is where they stand in the request."""
+        for name, said in (("inputs", text), ("label", label)):
+            if said and len(said) > (most := self._limits.max_text_characters):
+                raise TooLarge(
+                    f"a text may have at most {most} characters (INFERD_MAX_TEXT_CHARACTERS); this one has {len(said)}",
+                    parameter=f"{place}{name}",
+                )
         text = text if text and not text.isspace() else None
         if text is None and label is None:
             return None
@@ -275,11 +281,6 @@ class ImageGeneration:
             return number
         if self._reading is None:
             raise BadInput(f"this model reads no texts; give a label: {self._told()}", parameter=f"{place}inputs")
-        if text is not None and len(text) > (most := self._limits.max_text_characters):
-            raise TooLarge(
-                f"a text may have at most {most} characters (INFERD_MAX_TEXT_CHARACTERS); this one has {len(text)}",
-                parameter=f"{place}inputs",
-            )
         return text
 
     def _told(self) -> str:
