@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -24,6 +25,7 @@ from service.tasks.image_parameters import MOST_IMAGES
 from service.tasks.image_requests import Drawings
 
 _JSON = "application/json"
+_NUMBER = re.compile("[0-9]{1,9}")
 _PICTURES = {media_type: format for format, media_type in pictures.FORMATS.items()}
 
 
@@ -36,7 +38,7 @@ class AskedPictures(Asked):
 def _columns(given: object) -> object:
     """Whether there is a grid, or its columns; a query has texts alone."""
     if isinstance(given, str):
-        given = {"true": True, "false": False}.get(given.lower(), int(given) if given.isdecimal() else given)
+        given = {"true": True, "false": False}.get(given.lower(), int(given) if _NUMBER.fullmatch(given) else given)
     if isinstance(given, bool) or (isinstance(given, int) and 1 <= given <= MOST_IMAGES):
         return given
     raise ValueError(f"Input should be true, false, or a number of columns from 1 to {MOST_IMAGES}")
