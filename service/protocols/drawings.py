@@ -19,7 +19,7 @@ T = TypeVar("T")
 SEED_HEADER = "x-inferd-seed"
 
 _INLINE_LATENTS = 8
-"""So many are checked in the event loop."""
+"""So many of a list of latents are checked in the event loop."""
 _INLINE_PICTURES = 4
 _INLINE_BYTES = 8 * 1024
 """Of pixels: what has no more is written in the event loop, in less than a millisecond whatever the format."""
@@ -38,8 +38,9 @@ async def parse(model: ImageModel, inputs: object, parameters: Mapping[str, obje
         Overloaded: too much waits for a thread.
     """
     latents = parameters.get("latent")
+    several = isinstance(latents, list) and len(latents) > _INLINE_LATENTS and isinstance(latents[0], list)
     checking = partial(model.task.parse, inputs, parameters)
-    if model.is_large(inputs) or (isinstance(latents, list) and len(latents) > _INLINE_LATENTS):
+    if model.is_large(inputs) or several:
         return await model.offload(checking)
     return checking()
 
