@@ -8,8 +8,9 @@ import socket
 import sys
 
 from service.observability import configure_logging
-from service.repository.bundle import LoadOptions, load_bundle
+from service.repository.bundle import LoadOptions
 from service.repository.profiles import Profiling
+from service.repository.tuning import load_tuned, tuning_of
 from service.settings import Settings
 from service.workers.children import end_with_parent
 from service.workers.counts import Counts
@@ -51,7 +52,7 @@ def _try(_: argparse.Namespace) -> int:
         end_with_parent(sys.stdin.buffer)
         configure_logging(settings.log_level)
         options, profiling = LoadOptions.of(settings), Profiling.of(settings)
-        return lambda folder: profiling.profiles_of(load_bundle(folder, options))
+        return lambda folder: tuning_of(load_tuned(folder, options, profiling))
 
     # What libraries print goes where the log goes: only outcomes may come out of here.
     with os.fdopen(os.dup(1), "wb") as taken:

@@ -74,7 +74,11 @@ class Settings(BaseSettings):
     )
     tensorrt: bool = Field(False, description="On a GPU, let TensorRT compile what it can; the rest runs on CUDA.")
     threads: int = Field(
-        0, ge=0, le=256, description="ONNX Runtime's threads a model; 0 = a worker's share of the CPU quota, at most 8."
+        0,
+        ge=0,
+        le=256,
+        description="ONNX Runtime's threads a model; 0 = a worker's share of the CPU quota, the whole of it for a "
+        "model whose runs are long, at most 8.",
     )
     profile: Literal["auto", "off"] | Path = Field(
         "auto",

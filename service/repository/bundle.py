@@ -48,6 +48,7 @@ class LoadOptions:
     Attributes:
         providers: ONNX Runtime's execution providers, the preferred one first.
         threads: of one run.
+        most_threads: that it may have if it is long; 0 = no more than others.
         max_batch_rows: largest batch, whatever a manifest says.
         limits: of a request.
         insist: whether a model that can't have the preferred provider is refused, or takes the next one.
@@ -58,6 +59,7 @@ class LoadOptions:
     max_batch_rows: int
     limits: TaskLimits
     insist: bool = True
+    most_threads: int = 0
 
     @classmethod
     def of(cls, settings: Settings) -> LoadOptions:
@@ -70,6 +72,7 @@ class LoadOptions:
             providers=choose_providers(settings.device, tensorrt=settings.tensorrt),
             insist=settings.device == "cuda",
             threads=settings.threads or max(1, min(cpu_quota() // settings.processes, _MOST_THREADS)),
+            most_threads=settings.threads or min(cpu_quota(), _MOST_THREADS),
             max_batch_rows=settings.max_batch_rows,
             limits=TaskLimits(
                 max_pixels=settings.max_pixels,

@@ -18,15 +18,15 @@ import msgspec
 
 from service.errors import Forbidden, InferdError, NotFound, NotReady
 from service.repository.control import Listed, Listing, State, VersionPolicy
-from service.repository.placement import Key, Placement, Profiles, Replica, fingerprint
+from service.repository.placement import Key, Placement, Replica, Tuning, fingerprint
 from service.repository.scan import BundleFolder, scan
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Trial = Callable[[Sequence[BundleFolder]], Awaitable[Sequence[Profiles | InferdError]]]
-"""Loads, replays and times bundles where a crash does no harm; for each, its profiles or why it may not serve."""
+Trial = Callable[[Sequence[BundleFolder]], Awaitable[Sequence[Tuning | InferdError]]]
+"""Loads, replays and times bundles where a crash does no harm; for each, how it is best run or why it may not serve."""
 
 _NOT_LOADED = "is not loaded"
 _BEING_LOADED = "is being loaded"
@@ -93,7 +93,7 @@ class Controller:
         self._replicas: list[Replica] = []
         self._versions: dict[str, dict[int, _Version]] = {}
         self._policies: dict[str, VersionPolicy] = {}  # of the models asked for
-        self._tried: dict[Key, tuple[str, Profiles]] = {}  # by what was seen then: it need not be tried again
+        self._tried: dict[Key, tuple[str, Tuning]] = {}  # by what was seen then: it need not be tried again
         self._published: Listing | None = None
         self._changing = asyncio.Lock()
         self._started = False
@@ -312,7 +312,7 @@ class Controller:
             if isinstance(outcome, InferdError):
                 refused[key] = outcome
             else:
-                placements[key] = Placement(*key, str(news[key][0].path), None if outcome is None else dict(outcome))
+                placements[key] = Placement(*key, str(news[key][0].path), outcome)
         if placements:
             asked = list(placements.values())
             for answers in await asyncio.gather(*(_unless_gone(replica.prepare(asked)) for replica in self._replicas)):
@@ -321,7 +321,7 @@ class Controller:
 
     async def _try(
         self, news: Mapping[Key, tuple[BundleFolder, str]], trial: Trial
-    ) -> Mapping[Key, Profiles | InferdError]:
+    ) -> Mapping[Key, Tuning | InferdError]:
         """Try what was not tried as it is now."""
         unknown = [key for key, (_, seen) in news.items() if self._tried.get(key, ("",))[0] != seen]
         outcomes = await trial([news[key][0] for key in unknown]) if unknown else []

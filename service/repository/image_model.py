@@ -18,7 +18,7 @@ from service.tasks.image_requests import Drawings, ImageRequest
 from service.threads import BoundedThreads
 
 _INLINE_S = 0.001
-"""A text encoder that takes no longer for a few rows is run in the event loop, if the texts are short."""
+"""A text encoder that takes no longer for a few rows is run in the event loop, if they are short."""
 
 
 class ImageModel(GraphModel):
@@ -31,7 +31,7 @@ class ImageModel(GraphModel):
         bundle: loaded.
         task: its task.
         profile: how long a run of the generator takes.
-        text_profile: how long a run of the text encoder takes, if there is one and that is known.
+        text_profile: how long a run of the text encoder takes, if there is one; None = not known.
         limits: of its queue.
         decoding: where long texts are read, and large pictures made.
         metrics: its series.
@@ -56,7 +56,8 @@ class ImageModel(GraphModel):
         self.task = task
         self.labels = None  # what the generator answers are pixels, and no scores of classes
         self._read = bundle.sessions[TEXT].run if TEXT in bundle.sessions else None
-        self._reads_slowly = text_profile is not None and text_profile.seconds(1) > _INLINE_S
+        # What is not known to be quick may be slow.
+        self._reads_slowly = text_profile is None or text_profile.seconds(1) > _INLINE_S
 
     async def draw(self, request: ImageRequest, *, deadline: float | None = None) -> tuple[Drawings, Answer]:
         """Draw the pictures of a request, and count it but for their writing; cancelling withdraws it.

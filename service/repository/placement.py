@@ -25,6 +25,18 @@ Profiles: TypeAlias = Mapping[str, Points]
 _MOST_FILES = 1000
 
 
+class Tuning(msgspec.Struct, frozen=True):
+    """How a bundle is best run on this machine.
+
+    Attributes:
+        profiles: how long its graphs take then, where that is known.
+        threads: of one run; 0 = as many as the server's settings say.
+    """
+
+    profiles: dict[str, Points] = {}
+    threads: int = 0
+
+
 class Placement(msgspec.Struct, frozen=True):
     """One version of one model that is to serve.
 
@@ -32,13 +44,13 @@ class Placement(msgspec.Struct, frozen=True):
         name: of the model.
         version: of the model.
         path: its folder.
-        profiles: how long its graphs take, where that is known already.
+        tuning: how it is best run, where that was found out already.
     """
 
     name: str
     version: int
     path: str
-    profiles: dict[str, Points] | None = None
+    tuning: Tuning | None = None
 
     @property
     def key(self) -> Key:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypedDict
 
@@ -13,7 +13,7 @@ from service.batching.policy import LatencyProfile, Limits
 from service.errors import BundleRefused, InferdError, NotFound, NotReady
 from service.metrics import Metrics, ModelMetrics
 from service.repository.batched_model import BatchedModel
-from service.repository.bundle import Bundle, LoadOptions, load_bundle
+from service.repository.bundle import Bundle, LoadOptions
 from service.repository.control import Listed, Listing
 from service.repository.image_model import ImageModel
 from service.repository.model import Model
@@ -22,6 +22,7 @@ from service.repository.profiles import Profiling
 from service.repository.statistics import VersionStatistics
 from service.repository.text_model import TextModel
 from service.repository.translation_model import TranslationModel
+from service.repository.tuning import load_as_tuned, load_tuned
 from service.tasks.image_generation import ImageGeneration
 from service.tasks.image_graphs import TEXT
 from service.tasks.text_generation import TextGeneration
@@ -174,9 +175,9 @@ class Repository:
         self._decoding.close()
 
     def _load(self, placement: Placement) -> Bundle:
-        bundle = load_bundle(placement.folder, self._options)
-        known = placement.profiles
-        return replace(bundle, profiles=self._profiling.profiles_of(bundle) if known is None else known)
+        if placement.tuning:
+            return load_as_tuned(placement.folder, self._options, placement.tuning)
+        return load_tuned(placement.folder, self._options, self._profiling)
 
     def _get(self, name: str, version: str | None) -> Model:
         serving = self._models.get(name, {})

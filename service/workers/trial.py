@@ -1,7 +1,7 @@
 """Loading a bundle where a crash does no harm: in a process of its own that is thrown away.
 
 The parent writes one line of JSON to the child's standard input, settings and folders; the child writes one line for
-each folder to its standard output: how long its graphs take, or why it may not serve. Where the child dies, the folder
+each folder to its standard output: how it is best run, or why it may not serve. Where the child dies, the folder
 that it was at is to blame, and another child goes on with the rest.
 """
 
@@ -16,7 +16,7 @@ from typing import IO
 import msgspec
 
 from service.errors import BundleRefused, InferdError
-from service.repository.placement import Points, Profiles
+from service.repository.placement import Tuning
 from service.repository.scan import BundleFolder
 from service.settings import Settings
 from service.workers.channel import WireError, decode_error, encode_error
@@ -24,7 +24,7 @@ from service.workers.children import describe_end, kill
 
 logger = logging.getLogger(__name__)
 
-Try = Callable[[BundleFolder], Profiles]
+Try = Callable[[BundleFolder], Tuning]
 
 _LONGEST_LINE = 2**20
 """Bytes of an outcome: a refusal's reason may be long."""
@@ -42,7 +42,7 @@ class _Order(msgspec.Struct, frozen=True):
 
 
 class _Outcome(msgspec.Struct, frozen=True):
-    profiles: dict[str, Points] = {}
+    tuning: Tuning = Tuning()
     error: WireError | None = None
 
 
@@ -60,14 +60,14 @@ class TrialProcess:
         self._settings = settings
         self._timeout_s = timeout_s
 
-    async def __call__(self, folders: Sequence[BundleFolder]) -> list[Profiles | InferdError]:
-        """Try `folders`; for each, its profiles or why it may not serve."""
-        outcomes: list[Profiles | InferdError] = []
+    async def __call__(self, folders: Sequence[BundleFolder]) -> list[Tuning | InferdError]:
+        """Try `folders`; for each, how it is best run or why it may not serve."""
+        outcomes: list[Tuning | InferdError] = []
         while len(outcomes) < len(folders):
             outcomes += await self._try(folders[len(outcomes) :])
         return outcomes
 
-    async def _try(self, folders: Sequence[BundleFolder]) -> list[Profiles | InferdError]:
+    async def _try(self, folders: Sequence[BundleFolder]) -> list[Tuning | InferdError]:
         """Try `folders` up to the first one that the process does not survive: that one is refused."""
         order = _Order(
             self._settings.to_json().decode(),
@@ -81,7 +81,7 @@ class TrialProcess:
             return [BundleRefused("trial", f"no process could be made to load it in ({error})") for _ in folders]
         assert process.stdin is not None  # noqa: S101 - both were asked for
         assert process.stdout is not None  # noqa: S101
-        outcomes: list[Profiles | InferdError] = []
+        outcomes: list[Tuning | InferdError] = []
         try:
             process.stdin.write(msgspec.json.encode(order) + b"\n")  # and left open: its end means that we are gone
             for _ in folders:
@@ -91,7 +91,7 @@ class TrialProcess:
                     outcomes.append(BundleRefused("trial", f"loading it ended the process ({end})"))
                     break
                 outcome = msgspec.json.decode(line, type=_Outcome)
-                outcomes.append(decode_error(outcome.error) if outcome.error else outcome.profiles)
+                outcomes.append(decode_error(outcome.error) if outcome.error else outcome.tuning)
         except TimeoutError:
             outcomes.append(BundleRefused("trial", f"loading it took more than {self._timeout_s:.3g} s"))
         except (ConnectionError, ValueError) as error:  # ValueError: no outcome, or a line without an end
@@ -109,7 +109,7 @@ def answer_trial(given: IO[bytes], taken: IO[bytes], make_try: Callable[[Setting
     attempt = make_try(Settings.from_json(order.settings.encode()))
     for folder in order.folders:
         try:
-            outcome = _Outcome(dict(attempt(BundleFolder(folder.name, folder.version, Path(folder.path)))))
+            outcome = _Outcome(attempt(BundleFolder(folder.name, folder.version, Path(folder.path))))
         except InferdError as error:
             outcome = _Outcome(error=encode_error(error))
         except Exception:

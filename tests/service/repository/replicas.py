@@ -13,13 +13,13 @@ from service.errors import BundleRefused, InferdError
 from service.manifest import read_manifest, verify_files
 from service.repository.control import Listed, Listing, VersionPolicy
 from service.repository.controller import Controller, ControlOptions, Trial
-from service.repository.placement import Key, Placement, Profiles
+from service.repository.placement import Key, Placement, Tuning
 from service.repository.scan import BundleFolder
 from tests.bundles import edit, truncate
 
 LONG_S = 1000.0
 """Virtual seconds after which what is waited for will not happen."""
-PROFILES: Profiles = {"model": ((1, 0.001), (8, 0.002))}
+TUNING = Tuning({"model": ((1, 0.001), (8, 0.002))}, threads=1)
 LATEST = VersionPolicy(latest=1)
 
 
@@ -131,16 +131,16 @@ class MemoryTrial:
         self.may_end.set()
         self.fails_with: Exception | None = None
 
-    async def __call__(self, folders: Sequence[BundleFolder]) -> list[Profiles | InferdError]:
+    async def __call__(self, folders: Sequence[BundleFolder]) -> list[Tuning | InferdError]:
         self.tried.append([(one.name, one.version) for one in folders])
         await self.may_end.wait()
         if self.fails_with:
             raise self.fails_with
-        outcomes: list[Profiles | InferdError] = []
+        outcomes: list[Tuning | InferdError] = []
         for folder in folders:
             try:
                 check(folder.path)
-                outcomes.append(PROFILES)
+                outcomes.append(TUNING)
             except InferdError as error:
                 outcomes.append(error)
         return outcomes

@@ -9,7 +9,7 @@ from typing import Any
 
 from service.metrics import Metrics
 from service.repository.bundle import LoadOptions
-from service.repository.placement import Placement
+from service.repository.placement import Placement, Tuning
 from service.repository.repository import QueueLimits, Repository
 from service.settings import Settings
 from service.threads import BoundedThreads
@@ -33,7 +33,7 @@ async def replica(let_go_s: float = 30.0, **settings: Any) -> AsyncIterator[Repo
 
 
 def placed(folder: Path) -> Placement:
-    return Placement(folder.parent.name, int(folder.name), str(folder), {})
+    return Placement(folder.parent.name, int(folder.name), str(folder), Tuning())
 
 
 async def serve(repository: Repository, *folders: Path) -> None:

@@ -22,7 +22,7 @@ from tests.bundles import flip_a_byte, golden_inputs, logits_of, make_bundle, tr
 from tests.service.repository.replicas import (
     LATEST,
     LONG_S,
-    PROFILES,
+    TUNING,
     MemoryReplica,
     MemoryTrial,
     Shelf,
@@ -92,7 +92,7 @@ def test_all_that_is_found_is_tried_at_once_and_replicas_are_told_what_was_measu
             assert trial.tried == [[("a", 1), ("b", 1)]]
             for replica in (early, late):
                 assert [one.key for one in replica.placements] == [("a", 1), ("b", 1)]
-                assert all(one.profiles == PROFILES for one in replica.placements)
+                assert all(one.tuning == TUNING for one in replica.placements)
                 assert {one.folder.path for one in replica.placements} == {
                     shelf.folder / "a" / "1",
                     shelf.folder / "b" / "1",
@@ -116,7 +116,7 @@ def test_untried_each_model_answers_as_soon_as_it_is_loaded(shelf: Shelf) -> Non
             await starting
             assert replica.serving == {("b", 1): "b 1", ("c", 1): "c 1"}
             assert replica.loads == [("b", 1), ("c", 1)]
-            assert {one.profiles for one in replica.placements} == {None}
+            assert {one.tuning for one in replica.placements} == {None}
             assert trial.tried == []
 
     run(scenario())
@@ -334,7 +334,7 @@ def test_what_was_tried_once_and_is_as_it_was_is_not_tried_again(shelf: Shelf) -
             await controller.load("tiny", None)
             assert trial.tried == [[("tiny", 2)]]
             assert replica.serving == {("tiny", 1): "tiny 1", ("tiny", 2): "changed"}
-            assert [one.profiles for one in replica.placements[-2:]] == [PROFILES, PROFILES]
+            assert [one.tuning for one in replica.placements[-2:]] == [TUNING, TUNING]
             await controller.load("tiny", only(1))
             shelf.remove(version=2)
             await controller.load("tiny", None)

@@ -24,7 +24,7 @@ from service.latents import latents_of
 from service.repository.bundle import Bundle, LoadOptions, load_bundle, verify_bundle
 from service.repository.golden import GoldenMismatch
 from service.repository.image_model import ImageModel
-from service.repository.placement import Placement
+from service.repository.placement import Placement, Tuning
 from service.repository.repository import Repository
 from service.repository.scan import BundleFolder
 from service.settings import Settings
@@ -68,7 +68,7 @@ async def serve(
     reading: Points = ((1, 0.0001),),
 ) -> ImageModel:
     profiles = {TEXT: reading, GENERATOR: profile}
-    placement = Placement(folder.parent.name, int(folder.name), str(folder), profiles)
+    placement = Placement(folder.parent.name, int(folder.name), str(folder), Tuning(profiles))
     assert await repository.prepare([placement]) == [None]
     await repository.commit([placement.key], [])
     model = repository.get(folder.parent.name)

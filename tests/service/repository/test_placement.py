@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from service.repository.placement import Placement, fingerprint
+from service.repository.placement import Placement, Tuning, fingerprint
 from service.repository.scan import BundleFolder
 
 
@@ -105,7 +105,7 @@ def test_a_folder_of_very_many_files_is_not_read_to_its_end(folder: Path) -> Non
 
 
 def test_a_placement_travels_with_all_that_loading_needs() -> None:
-    placement = Placement("tiny", 10, "/models/tiny/10", {"model": ((1, 0.25), (8, 1.0))})
+    placement = Placement("tiny", 10, "/models/tiny/10", Tuning({"model": ((1, 0.25), (8, 1.0))}, 2))
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(placement), type=Placement) == placement
     assert placement.key == ("tiny", 10)
     assert placement.folder == BundleFolder("tiny", 10, Path("/models/tiny/10"))

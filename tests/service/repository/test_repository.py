@@ -184,7 +184,7 @@ def test_a_defect_in_loading_one_model_is_logged_and_the_others_serve(
             raise LookupError("a secret of the server")
         return load_bundle(folder, options)
 
-    monkeypatch.setattr("service.repository.repository.load_bundle", defective)
+    monkeypatch.setattr("service.repository.tuning.load_bundle", defective)
     make_bundle(models, "cursed")
     make_bundle(models, "whole")
     client = serve(models=models)

@@ -25,6 +25,7 @@ from service.errors import (
 from service.repository.bundle import LoadOptions, load_bundle, verify_bundle
 from service.repository.generation import Generation, grow_alone
 from service.repository.golden import GoldenMismatch
+from service.repository.placement import Tuning
 from service.repository.repository import Repository
 from service.repository.scan import BundleFolder
 from service.repository.text_model import TextModel
@@ -236,7 +237,9 @@ def test_an_idle_model_takes_any_request_that_may_wait_however_long_it_would_tak
         async with replica(max_batch_rows=2) as repository:
             bundle = make_text_bundle(models)
             placement = placed(bundle)
-            slow = type(placement)(placement.name, placement.version, placement.path, {"step": ((1, 30.0), (2, 30.0))})
+            slow = type(placement)(
+                placement.name, placement.version, placement.path, Tuning({"step": ((1, 30.0), (2, 30.0))})
+            )
             assert await repository.prepare([slow]) == [None]
             await repository.commit([slow.key], [])
             model = text_model(repository)

@@ -21,7 +21,7 @@ from service.errors import (
 )
 from service.repository.bundle import LoadOptions, load_bundle, verify_bundle
 from service.repository.golden import GoldenMismatch
-from service.repository.placement import Placement
+from service.repository.placement import Placement, Tuning
 from service.repository.repository import Repository
 from service.repository.scan import BundleFolder
 from service.repository.text_model import TEXT_INPUT, TEXT_OUTPUT
@@ -66,7 +66,7 @@ def folder_of(bundle: Path) -> BundleFolder:
 
 
 async def serve(repository: Repository, folder: Path, profile: Points = ((1, 0.0005), (320, 0.005))) -> None:
-    placement = Placement(folder.parent.name, int(folder.name), str(folder), {"decoder": profile})
+    placement = Placement(folder.parent.name, int(folder.name), str(folder), Tuning({"decoder": profile}))
     assert await repository.prepare([placement]) == [None]
     await repository.commit([placement.key], [])
 

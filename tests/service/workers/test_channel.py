@@ -20,7 +20,7 @@ from service import errors
 from service.errors import BundleRefused, InferdError, NotFound, Overloaded, RuntimeFailure
 from service.repository.control import VersionPolicy
 from service.repository.golden import GoldenMismatch
-from service.repository.placement import Key, Placement
+from service.repository.placement import Key, Placement, Tuning
 from service.workers import channel as module
 from service.workers.channel import Channel, ChannelClosed, Handler, WireError, decode_error, encode_error
 from tests.service.workers.channels import connected
@@ -141,7 +141,7 @@ def test_many_calls_at_once_get_each_its_own_answer_in_whatever_order_they_end()
 
 
 def test_arguments_and_results_come_as_their_types() -> None:
-    placements = [Placement("a", 1, "/a/1", {"model": ((1, 0.5),)}), Placement("b", 2, "/b/2")]
+    placements = [Placement("a", 1, "/a/1", Tuning({"model": ((1, 0.5),)})), Placement("b", 2, "/b/2")]
     seen: list[object] = []
 
     async def take(

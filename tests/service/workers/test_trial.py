@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import BundleRefused, InferdError, NotReady
-from service.repository.placement import Profiles
+from service.repository.placement import Tuning
 from service.repository.scan import BundleFolder
 from service.settings import Settings
 from service.workers.children import python
@@ -26,6 +26,7 @@ PATIENT_S = 60.0
 CHILD = """
 import os, signal, sys, time
 from service.errors import BundleRefused, NotReady
+from service.repository.placement import Tuning
 from service.workers.trial import answer_trial
 
 pids = sys.argv[1]
@@ -51,14 +52,14 @@ def make_try(settings):
         "hang": lambda: time.sleep(600),
         "closed": lambda: (os.close(1), time.sleep(600)),
         "noise": lambda: write(b"loaded the graph\\n"),
-        "half": lambda: (write(b'{"profiles": {"model": [[1, '), os._exit(0)),
+        "half": lambda: (write(b'{"tuning": {"profiles": {"model": [[1, '), os._exit(0)),
         "null": lambda: write(b"null\\n"),
         "flood": lambda: [write(b"x" * 2**16) for _ in range(100)],
     }
 
     def attempt(folder):
         ways[folder.name]()
-        return {"model": ((folder.version, 1.0),)}
+        return Tuning({"model": ((folder.version, 1.0),)}, threads=3)
 
     return attempt
 
@@ -98,15 +99,15 @@ def attempt(
     folders: Sequence[BundleFolder],
     settings: Settings | None = None,
     timeout_s: float = PATIENT_S,
-) -> list[Profiles | InferdError]:
+) -> list[Tuning | InferdError]:
     trial = TrialProcess(command, settings or Settings(), timeout_s=timeout_s)
     outcomes = asyncio.run(trial(folders))
     gc.collect()  # what is left open would be a warning, and so an error
     return outcomes
 
 
-def described(outcomes: Sequence[Profiles | InferdError]) -> list[object]:
-    return [one if isinstance(one, dict) else f"{type(one).__name__}: {one}" for one in outcomes]
+def described(outcomes: Sequence[Tuning | InferdError]) -> list[object]:
+    return [one.profiles if isinstance(one, Tuning) else f"{type(one).__name__}: {one}" for one in outcomes]
 
 
 def all_gone(pids: Sequence[int]) -> bool:
@@ -242,15 +243,15 @@ def test_the_child_answers_line_by_line_as_it_goes() -> None:
     given, taken = io.BytesIO(), io.BytesIO()
     lines: list[int] = []
 
-    def make_try(settings: Settings) -> Callable[[BundleFolder], Profiles]:
+    def make_try(settings: Settings) -> Callable[[BundleFolder], Tuning]:
         assert settings == Settings()
 
-        def attempt(folder: BundleFolder) -> Profiles:
+        def attempt(folder: BundleFolder) -> Tuning:
             lines.append(taken.getvalue().count(b"\n"))
             assert folder.path == Path(f"/models/a/{folder.version}")
             if folder.version == 2:
                 raise NotReady("not now")
-            return {"model": ((1, 0.5), (2, 0.75))}
+            return Tuning({"model": ((1, 0.5), (2, 0.75))}, threads=2)
 
         return attempt
 
@@ -260,8 +261,8 @@ def test_the_child_answers_line_by_line_as_it_goes() -> None:
     answer_trial(given, taken, make_try)
     assert lines == [0, 1]
     assert taken.getvalue().splitlines() == [
-        b'{"profiles":{"model":[[1,0.5],[2,0.75]]},"error":null}',
-        b'{"profiles":{},"error":["NotReady",["not now"],0.0]}',
+        b'{"tuning":{"profiles":{"model":[[1,0.5],[2,0.75]]},"threads":2},"error":null}',
+        b'{"tuning":{"profiles":{},"threads":0},"error":["NotReady",["not now"],0.0]}',
     ]
 
 
@@ -274,13 +275,14 @@ def test_real_bundles_are_loaded_replayed_and_timed_in_a_process_of_their_own(mo
     make_bare(models, "c", graph=identity_graph())
     folders = [BundleFolder(name, 1, models / name / "1") for name in "abc"]
     whole, broken, bare = attempt(python("trial"), folders, Settings(threads=1, models=models))
-    assert isinstance(whole, dict)
-    assert [rows for rows, _ in whole["model"]] == [1, 2, 4, 8]
+    assert isinstance(whole, Tuning)
+    assert [rows for rows, _ in whole.profiles["model"]] == [1, 2, 4, 8]
+    assert whole.threads == 1
     assert isinstance(broken, BundleRefused)
     assert broken.file == "model.onnx"
-    assert isinstance(bare, dict)
-    assert bare["model"][0][0] == 1
-    assert all(seconds > 0 for _, seconds in (*whole["model"], *bare["model"]))
+    assert isinstance(bare, Tuning)
+    assert bare.profiles["model"][0][0] == 1
+    assert all(seconds > 0 for _, seconds in (*whole.profiles["model"], *bare.profiles["model"]))
 
 
 def test_a_child_ends_well_when_all_is_tried_though_its_parent_lives_on(tmp_path: Path) -> None:
@@ -297,15 +299,15 @@ def test_what_a_library_prints_while_it_loads_is_no_outcome(models: Path) -> Non
     make_bundle(models)
     code = (
         "import os, sys, service.process as process\n"
-        "load = process.load_bundle\n"
-        "def noisy(folder, options):\n"
+        "load = process.load_tuned\n"
+        "def noisy(*arguments):\n"
         "    print('noise')\n"
         "    os.write(1, b'noise')\n"
-        "    return load(folder, options)\n"
-        "process.load_bundle = noisy\n"
+        "    return load(*arguments)\n"
+        "process.load_tuned = noisy\n"
         "sys.argv = ['inferd', 'trial']\n"
         "sys.exit(process.main())\n"
     )
     folder = BundleFolder("tiny", 1, models / "tiny" / "1")
     (outcome,) = attempt([sys.executable, "-c", code], [folder], Settings(threads=1))
-    assert isinstance(outcome, dict), outcome
+    assert isinstance(outcome, Tuning), outcome

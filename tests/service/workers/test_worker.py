@@ -16,7 +16,7 @@ from service.errors import BundleRefused, NotFound, NotReady
 from service.metrics import Metrics
 from service.repository.bundle import LoadOptions
 from service.repository.control import Listed, Listing, VersionPolicy
-from service.repository.placement import Placement
+from service.repository.placement import Placement, Tuning
 from service.repository.repository import QueueLimits, Repository
 from service.repository.statistics import Duration, VersionStatistics
 from service.snapshots import snapshot
@@ -63,7 +63,7 @@ async def worker_and_replica(**changes: Handler) -> AsyncIterator[tuple[Worker, 
 
 
 def placement(bundle: Path) -> Placement:
-    return Placement(bundle.parent.name, int(bundle.name), str(bundle), {})
+    return Placement(bundle.parent.name, int(bundle.name), str(bundle), Tuning())
 
 
 def test_a_worker_answers_all_that_its_replica_asks(models: Path) -> None:

@@ -1,0 +1,73 @@
+"""On how many threads a bundle runs: on the worker's share of the cores, or, if its runs are long, on all of them.
+
+Small models gain nothing by threads, and workers use the cores side by side. The run of a large one takes so long that
+whoever asks alone should have every core for it; where all workers run at once, they share the cores as they would
+have shared them anyway.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from service.batching.policy import LatencyProfile
+from service.repository.bundle import Bundle, LoadOptions, load_bundle
+from service.repository.placement import Tuning
+from service.repository.profiles import Profiling
+from service.repository.scan import BundleFolder
+
+logger = logging.getLogger(__name__)
+
+LONG_S = 0.005
+"""A row takes so long, on the usual threads, if more are tried."""
+WORTH = 0.75
+"""More threads are taken if a row takes at most this share of the time then."""
+
+
+def load_tuned(folder: BundleFolder, options: LoadOptions, profiling: Profiling) -> Bundle:
+    """Check, load, replay and time the bundle in `folder`, on as many threads as are good for it. This blocks.
+
+    Raises:
+        BundleRefused, NotReady: see `load_bundle`.
+    """
+    usual = _timed(load_bundle(folder, options), profiling)
+    row_s = _row_s(usual)
+    if usual.manifest.is_stepped or options.most_threads <= options.threads or row_s is None or row_s <= LONG_S:
+        return usual
+    wide = _timed(load_bundle(folder, replace(options, threads=options.most_threads)), profiling)
+    wide_s = _row_s(wide)
+    if wide_s is None or wide_s > WORTH * row_s:
+        return usual
+    logger.info(
+        "model %s version %d runs on %d threads: %.3g ms a row, not %.3g",
+        folder.name,
+        folder.version,
+        options.most_threads,
+        1000 * wide_s,
+        1000 * row_s,
+    )
+    return wide
+
+
+def load_as_tuned(folder: BundleFolder, options: LoadOptions, tuning: Tuning) -> Bundle:
+    """Check, load and replay the bundle in `folder` as another process has found it best. This blocks.
+
+    Raises:
+        BundleRefused, NotReady: see `load_bundle`.
+    """
+    bundle = load_bundle(folder, replace(options, threads=tuning.threads or options.threads))
+    return replace(bundle, profiles=tuning.profiles)
+
+
+def tuning_of(bundle: Bundle) -> Tuning:
+    """How `bundle` was loaded, for others to do it alike."""
+    return Tuning(dict(bundle.profiles), bundle.session.threads)
+
+
+def _timed(bundle: Bundle, profiling: Profiling) -> Bundle:
+    return replace(bundle, profiles=profiling.profiles_of(bundle))
+
+
+def _row_s(bundle: Bundle) -> float | None:
+    points = bundle.profiles.get(bundle.task.graphs[-1])
+    return LatencyProfile(points).seconds(1) if points else None
