@@ -48,16 +48,28 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def resolved(self) -> tuple[socket.AddressFamily, Any]:
-        """The family and the address of a socket that connects there.
+        """The family and the address of a socket that connects there; of several, the first that somebody answers at.
 
         Raises:
-            OSError: the host is not known.
+            OSError: the host is not known, or nobody answers.
         """
         try:
-            family, _, _, _, address = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
+            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         except OSError as error:
             raise OSError(f"{self} can't be found: {error}") from error
-        return family, address
+        if len(found) == 1:
+            return found[0][0], found[0][4]
+        problem: OSError | None = None
+        for family, kind, _, _, address in found:  # localhost may have two, of which a server has one
+            with socket.socket(family, kind) as tried:
+                tried.settimeout(_TIMEOUT_S)
+                try:
+                    tried.connect(address)
+                except OSError as error:
+                    problem = error
+                else:
+                    return family, address
+        raise OSError(f"{self} can't be reached: {problem}")
 
     def get(self, path: str, *, allowed: Collection[int] = (200,)) -> Any:
         """What the server answers to GET, read as JSON.

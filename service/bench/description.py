@@ -15,12 +15,15 @@ TEXT_GENERATION, TRANSLATION, TENSORS = "text-generation", "translation", "tenso
 IMAGE_CLASSIFICATION = "image-classification"
 IMAGE_GENERATION = ("text-to-image", "unconditional-image-generation")
 
+UNIT_OF_TEXTS = "tokens"
+"""Of texts that grow: a row is a text, and a run gives a token for each."""
+
 _PROTOCOLS: Mapping[str, tuple[str, ...]] = {
     TEXT_GENERATION: (STREAM, PREDICT, INFER, BINARY),
     **dict.fromkeys((IMAGE_CLASSIFICATION, TRANSLATION, TENSORS, *IMAGE_GENERATION), (PREDICT, INFER, BINARY)),
 }
 _UNITS: Mapping[str, str] = {
-    TEXT_GENERATION: "tokens",
+    TEXT_GENERATION: UNIT_OF_TEXTS,
     TRANSLATION: "texts",
     **dict.fromkeys((IMAGE_CLASSIFICATION, *IMAGE_GENERATION), "images"),
 }

@@ -60,7 +60,8 @@ def measure(
         limits.append(_measure_limit(limit, plan, scenario, tell) if limit else [])
         for place, (clients, rate) in enumerate(loads):
             figures = _put_on(address, scenario, plan, clients, rate)
-            rounds[place].append(compare(figures, limits[-1], clients, counts_units=scenario.counts_units))
+            at_once = None if clients is None else clients * scenario.rows
+            rounds[place].append(compare(figures, limits[-1], at_once, counts_units=scenario.counts_units))
             load = f"{clients} clients" if clients is not None else f"{rate:g} requests/s"
             tell(f"{load}: {figures.per_s:,.1f} answers/s")
     return Result(

@@ -53,7 +53,7 @@ def _table(runs: Sequence[Run], name: str, unit: str) -> list[str]:
         "answers/s": _cell(lambda _, one: one.figures.per_s),
         f"{unit}/s": _cell(lambda _, one: _if_other(one)),
         "of the limit": _percent(lambda one: one.of_limit),
-        "... at as many rows": _percent(lambda one: one.of_limit_at_clients),
+        "... at as many rows": _percent(lambda one: one.of_limit_at_rows),
         "p50 ms": _spread(lambda one: one.figures.latency_ms, "p50"),
         "p95 ms": _spread(lambda one: one.figures.latency_ms, "p95"),
         "p99 ms": _spread(lambda one: one.figures.latency_ms, "p99"),

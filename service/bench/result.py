@@ -25,13 +25,13 @@ class Round:
     Attributes:
         figures: what became of it.
         of_limit: what it gave, by the most that the limit gave in the same round. None where there is no limit.
-        of_limit_at_clients: by what the limit gave with as many rows at once as there were clients, or the next fewer.
+        of_limit_at_rows: by what the limit gave with as many rows at once as the clients asked for, or the next fewer.
         of_bare_run: how long an answer took (p50; of a stream, its first token), by a bare run for one.
     """
 
     figures: Figures
     of_limit: float | None = None
-    of_limit_at_clients: float | None = None
+    of_limit_at_rows: float | None = None
     of_bare_run: float | None = None
 
 
@@ -98,13 +98,13 @@ class Result:
         return {**content, "runs": [one.to_json() for one in self.runs]}
 
 
-def compare(figures: Figures, limit: Sequence[Measured], clients: int | None, *, counts_units: bool) -> Round:
+def compare(figures: Figures, limit: Sequence[Measured], at_once: float | None, *, counts_units: bool) -> Round:
     """Put figures beside the limit of the same round.
 
     Args:
         figures: of one load.
         limit: as measured; nothing where it was not.
-        clients: of the load, if it is a closed loop.
+        at_once: rows that clients ask for at once, if it is a closed loop.
         counts_units: whether both count the same.
     """
     if not limit:
@@ -115,12 +115,12 @@ def compare(figures: Figures, limit: Sequence[Measured], clients: int | None, *,
     if not counts_units:
         return Round(figures, of_bare_run=of_bare_run)
     most = max(one.units_per_s for one in limit)
-    reached = [one for one in limit if clients is not None and one.batch_size <= clients]
-    at_clients = None
+    reached = [one for one in limit if at_once is not None and one.batch_size <= at_once]
+    at_rows = None
     if reached:
         largest = max(one.batch_size for one in reached)
-        at_clients = figures.units_per_s / max(one.units_per_s for one in reached if one.batch_size == largest)
-    return Round(figures, figures.units_per_s / most, at_clients, of_bare_run)
+        at_rows = figures.units_per_s / max(one.units_per_s for one in reached if one.batch_size == largest)
+    return Round(figures, figures.units_per_s / most, at_rows, of_bare_run)
 
 
 def this_machine() -> dict[str, Any]:

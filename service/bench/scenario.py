@@ -24,6 +24,7 @@ from service.bench.description import (
     TENSORS,
     TEXT_GENERATION,
     TRANSLATION,
+    UNIT_OF_TEXTS,
     Described,
 )
 from service.bench.messages import Answer, Request
@@ -90,6 +91,13 @@ class Scenario:
     def counts_units(self) -> bool:
         """Whether it is known how much the requests ask for."""
         return self.streamed or all(one.units for one in self.requests)
+
+    @property
+    def rows(self) -> float:
+        """How many rows a request takes of the graph that batches are made for, on average; of a text, one."""
+        if self.unit == UNIT_OF_TEXTS or not self.counts_units:
+            return 1.0
+        return sum(one.units for one in self.requests) / len(self.requests)
 
 
 Shapes = Mapping[str, Sequence[int]]

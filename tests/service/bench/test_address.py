@@ -69,6 +69,20 @@ def test_a_host_that_nobody_knows_is_an_error_that_names_it() -> None:
         Address("nowhere.invalid", 1).resolved()
 
 
+def test_of_several_addresses_of_a_host_that_is_taken_at_which_somebody_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with scripted(lambda _: [answer()]) as server, socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # bound, but nobody listens
+        ports = [silent.getsockname()[1], server.address.port]
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in ports]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        assert Address("localhost", 1).resolved() == (socket.AF_INET, ("127.0.0.1", server.address.port))
+        found[1] = found[0]
+        with pytest.raises(OSError, match=r"http://localhost:1 can't be reached: .*refused"):
+            Address("localhost", 1).resolved()
+
+
 def test_a_model_has_a_path_with_its_version_or_without() -> None:
     assert path_of_model("a/b", None, "/predict") == "/predict/a%2Fb"
     assert path_of_model("a", 3, "/v2/models") == "/v2/models/a/versions/3"

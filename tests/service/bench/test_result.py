@@ -59,15 +59,15 @@ def closed(clients: int, *given: Figures) -> Run:
 
 
 @pytest.mark.parametrize(
-    ("clients", "at_clients"),
+    ("clients", "at_rows"),
     [(1, 300 / 180), (7, 300 / 180), (8, 300 / 600), (100, 300 / 600), (None, None)],
 )
-def test_figures_are_put_beside_the_most_and_beside_as_many_rows_at_once_as_there_are_clients(
-    clients: int | None, at_clients: float | None
+def test_figures_are_put_beside_the_most_and_beside_as_many_rows_at_once(
+    clients: int | None, at_rows: float | None
 ) -> None:
     beside = compare(figures(300), LIMIT, clients, counts_units=True)
     assert beside.of_limit == 0.5
-    assert beside.of_limit_at_clients == at_clients
+    assert beside.of_limit_at_rows == at_rows
     assert beside.of_bare_run == 1.5  # 15 ms by the 10 ms of one process that runs one
 
 

@@ -118,7 +118,7 @@ def test_tensors_are_asked_in_json_and_as_raw_bytes_and_both_say_the_same(addres
     assert set(data["flags"]) <= {True, False}
     assert set(data["names"]) <= {"a", "b"}
     assert set(data["counts"]) == {0, 1}
-    assert {one.units for one in in_json.requests} == {3}
+    assert {one.units for one in in_json.requests} == {3} == {in_json.rows}
     assert in_json.unit == "rows"
 
     raw = scenario(address, "kinds", "infer-binary", rows=3)
@@ -189,6 +189,7 @@ def test_texts_are_continued_in_different_lengths_so_that_they_end_at_different_
     assert set("".join(one["text_input"] for one in asked)) <= set(VOCABULARY)
     lengths = [one["parameters"]["max_tokens"] for one in asked]
     assert [one.units for one in made.requests] == lengths
+    assert made.rows == 1
     assert (min(lengths), max(lengths)) == (20, 60)  # as INFERD_MAX_NEW_TOKENS allows
     assert statistics.mean(lengths) == pytest.approx(40, abs=1)
     assert lengths != sorted(lengths)
