@@ -25,7 +25,8 @@ def find(settings: Settings, given: argparse.Namespace) -> BundleFolder:
     if given.model_version is not None:
         folders = [folder for folder in folders if folder.version == given.model_version]
     if not folders:
-        raise NotFound(f"there is no such model under {settings.models}: {given.model}")
+        version = "" if given.model_version is None else f" version {given.model_version}"
+        raise NotFound(f"there is no such model under {settings.models}: {given.model}{version}")
     return folders[-1]
 
 

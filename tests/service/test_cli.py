@@ -162,8 +162,8 @@ def test_the_highest_version_is_asked_unless_another_is_named(models: Path, run:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--model", "nobody"], "there is no such model under"),
-        (["--model", "tiny", "--model-version", "2"], "there is no such model under"),
+        (["--model", "nobody"], ": nobody\n"),
+        (["--model", "tiny", "--model-version", "2"], ": tiny version 2\n"),
         (["--model", "tiny", "--top-k", "0"], "parameter 'top_k'"),
         (["--model", "tiny", "--url", "ftp://127.0.0.1"], "--url must begin with http:// or https://"),
         (["--model", "tiny", "--url", "127.0.0.1:8000"], "--url must begin with http:// or https://"),
