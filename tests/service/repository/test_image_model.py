@@ -65,9 +65,9 @@ async def serve(
     repository: Repository,
     folder: Path,
     profile: Points = ((1, 0.0001), (64, 0.0005)),
-    reading: Points = ((1, 0.0001),),
+    reading: Points | None = ((1, 0.0001),),
 ) -> ImageModel:
-    profiles = {TEXT: reading, GENERATOR: profile}
+    profiles = {GENERATOR: profile, **({TEXT: reading} if reading else {})}
     placement = Placement(folder.parent.name, int(folder.name), str(folder), Tuning(profiles))
     assert await repository.prepare([placement]) == [None]
     await repository.commit([placement.key], [])
@@ -212,10 +212,13 @@ def test_long_texts_are_read_in_a_thread_and_short_ones_are_not(models: Path) ->
     run(main)
 
 
-def test_so_are_texts_of_an_encoder_that_takes_long(models: Path) -> None:
+@pytest.mark.parametrize("reading", [((1, 0.05),), None])
+def test_so_are_texts_of_an_encoder_that_takes_long_or_nobody_knows_how_long(
+    models: Path, reading: Points | None
+) -> None:
     async def main() -> None:
         async with replica() as repository:
-            model = await serve(repository, make_image_bundle(models), reading=((1, 0.05),))
+            model = await serve(repository, make_image_bundle(models), reading=reading)
             gate = threading.Event()
             busy = [asyncio.create_task(model.offload(gate.wait)) for _ in range(4)]
             await asyncio.sleep(0)
