@@ -51,7 +51,7 @@ def measure(
     """
     described = Described.of(address, wanted.model, wanted.version)
     scenario = make_scenario(address, wanted, described, limit.ready.shapes if limit else None)
-    _allow_sockets(plan.sockets)
+    allow_sockets(plan.sockets)
     loads: list[tuple[int | None, float | None]] = [(clients, None) for clients in plan.clients]
     loads += [(None, rate) for rate in plan.rates]
     rounds: list[list[Round]] = [[] for _ in loads]
@@ -126,7 +126,7 @@ def _put_on(address: Address, scenario: Scenario, plan: Plan, clients: int | Non
     )
 
 
-def _allow_sockets(count: int) -> None:
+def allow_sockets(count: int) -> None:
     """Have the system allow so many connections, as far as it may be asked to.
 
     Raises:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import selectors
 import socket
 import threading
 from collections.abc import Iterable
@@ -10,7 +11,17 @@ import pytest
 from service.bench.address import Address
 from service.bench.messages import post
 from service.bench.open_loop import OpenLoop
-from tests.service.bench.scripted import HANG_UP, Clock, Script, ScriptedServer, answer, scripted
+from tests.service.bench.scripted import (
+    HANG_UP,
+    STREAM_END,
+    STREAM_HEAD,
+    Clock,
+    Script,
+    ScriptedServer,
+    answer,
+    chunk,
+    scripted,
+)
 
 
 def loop_on(server: ScriptedServer, clock: Clock, **changes: object) -> OpenLoop:
@@ -86,19 +97,26 @@ def test_connections_that_are_free_take_turns() -> None:
 
 def test_what_is_never_answered_is_counted_when_patience_is_over() -> None:
     clock = Clock()
-    over = threading.Event()
+    first, over = threading.Event(), threading.Event()
 
     def script(number: int) -> Iterable[bytes]:
-        if number:
-            clock.now = 40.0
-            over.wait(30)
+        if number == 0:
+            clock.now = 5.0
+            yield answer()
             return
-        clock.now = 5.0
-        yield answer()
+        first.wait(30)
+        clock.now = 5.2
+        over.wait(30)
+
+    class Told(OpenLoop):
+        def answered(self, connection: object, now: float) -> None:
+            super().answered(connection, now)
+            first.set()
 
     with scripted(script) as server:
-        loop = loop_on(server, clock, due=[0, 1, 2], most_connections=2, seconds=5, patience_s=30)
-        samples = loop.run()
+        request = post(server.address, "/predict/m", b"x", "text/plain")
+        how = {"due": [0, 1, 2], "connections": 1, "most_connections": 2, "warm_up_s": 0, "seconds": 5}
+        samples = Told(server.address, [request], clock=clock, patience_s=0.2, **how).run()
         over.set()
     assert samples.statuses == {200: 1}
     assert samples.lost == {"no answer": 2}
@@ -123,6 +141,71 @@ def test_a_connection_that_breaks_is_counted_and_what_waits_goes_out_on_another(
     assert samples.lost == {"disconnected": 2}
     assert samples.statuses == {429: 1, 200: 1}
     assert server.connections == 3
+
+
+def test_what_a_server_says_unasked_ends_the_connection_and_is_no_loss() -> None:
+    """As 408 is, by which some servers end a connection that has rested for long."""
+    said = threading.Event()
+
+    def script(number: int) -> Iterable[bytes]:
+        yield answer()
+        if number == 0:
+            yield answer(b"", 408)
+            said.set()
+
+    class Waiting(OpenLoop):
+        def answered(self, connection: object, now: float) -> None:
+            super().answered(connection, now)
+            said.wait(30)
+
+    with scripted(script) as server:
+        request = post(server.address, "/predict/m", b"x", "text/plain")
+        how = {"due": [0, 0.02, 0.04], "connections": 1, "most_connections": 1, "warm_up_s": 0, "seconds": 0.1}
+        samples = Waiting(server.address, [request], **how).run()
+    assert sum(samples.statuses.values()) + sum(samples.lost.values()) == 3
+    assert samples.statuses[200] >= 2
+    assert 408 not in samples.statuses
+    assert server.connections == 2
+
+
+def test_of_streams_first_tokens_are_timed_from_when_they_were_due() -> None:
+    clock = Clock()
+
+    class Heard(OpenLoop):
+        def heard(self, *arguments: object) -> None:
+            super().heard(*arguments)
+            has_heard.release()
+
+    has_heard = threading.Semaphore(0)
+
+    def script(number: int) -> Iterable[bytes]:
+        if number == 0:
+            clock.now = 3.0
+        yield STREAM_HEAD + chunk("a")
+        has_heard.acquire(timeout=30)
+        if number == 1:
+            clock.now = 4.5
+        yield chunk("b", "c") + STREAM_END
+        has_heard.acquire(timeout=30)
+
+    with scripted(script) as server:
+        request = post(server.address, "/x", b"x", "text/plain")
+        how = {"due": [0, 1], "connections": 1, "most_connections": 1, "warm_up_s": 0, "seconds": 4}
+        samples = Heard(server.address, [request], clock=clock, **how).run()
+    assert list(samples.first_s) == [3, 2]
+    assert list(samples.gaps_s) == [0, 0, 1.5, 0]
+    assert list(samples.taken_s) == [3, 3.5]
+    assert samples.tokens == 4  # two of the second text came after the end
+
+
+def test_where_the_system_has_no_better_selector_a_plain_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selectors, "DefaultSelector", selectors.SelectSelector)
+    with scripted(lambda _: [answer()]) as server:
+        request = post(server.address, "/predict/m", b"x", "text/plain")
+        how = {"due": [0, 0.01, 0.02], "connections": 1, "most_connections": 4, "warm_up_s": 0, "seconds": 0.05}
+        samples = OpenLoop(server.address, [request], **how).run()
+    assert samples.statuses == {200: 3}
+    assert min(samples.late_s) >= 0
 
 
 def test_connections_that_end_while_they_are_free_are_no_loss() -> None:
