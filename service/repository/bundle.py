@@ -35,8 +35,6 @@ logger = logging.getLogger(__name__)
 
 _MOST_THREADS = 8
 
-_UNKNOWN_S = 0.01
-"""What a run is taken to last that could not be measured: long enough to be kept out of the event loop."""
 _VARYING_S = 0.001
 """What a run is taken to last at least if requests may be larger than what was measured, for the same reason."""
 
@@ -123,14 +121,14 @@ class Bundle:
     def measure_latency(self, role: str | None = None, *, budget_s: float = 1.0) -> tuple[tuple[int, float], ...]:
         """Time a graph, by default the one that batches are made for, by batch size: (rows, seconds).
 
-        This takes about as long as said, and blocks. Nothing is timed where nobody knows how large requests are: inputs
-        that were made up for a graph say nothing of axes that it leaves open.
+        This takes about as long as said, and blocks. Nothing is timed, and there are no points, where nobody knows how
+        large requests are: inputs that were made up for a graph say nothing of axes that it leaves open.
         """
         session = self.sessions[role] if role else self.session
         example = self.examples.get(role or self.task.graphs[-1])
         fixed = all(_is_fixed(tensor, batched=self.batched) for tensor in session.graph.inputs)
         if example is None or not (fixed or self.manifest.golden):
-            return ((1, _UNKNOWN_S),)
+            return ()
 
         def rows_of(count: int) -> Arrays:
             if not self.batched:

@@ -78,6 +78,7 @@ class Profiling:
         of = _depends_on(bundle)
         kept = self._read(name, of)
         measured = {role: kept[role] if role in kept else _measure(bundle, role) for role in unknown}
+        measured = {role: points for role, points in measured.items() if points}
         if measured.keys() - kept.keys():
             self._keep(name, _Kept(of, {**kept, **measured}))
         return {**found, **measured}

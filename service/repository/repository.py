@@ -32,6 +32,8 @@ from service.threads import BoundedThreads
 logger = logging.getLogger(__name__)
 
 _MOST_NAMES = 10
+_LONGEST_NAME = 64
+"""Characters of what somebody has asked for, in a message: no name is longer."""
 
 _UNKNOWN = LatencyProfile(((1, 0.01),))
 """What runs are taken to last of which nothing is known: long enough to be kept out of the event loop."""
@@ -189,13 +191,14 @@ class Repository:
         known = {one.version: one for one in self._listing.entries if one.name == name}
         if not known:
             names = sorted({one.name for one in self._listing.entries})
-            raise NotFound(f"there is no model {name!r}; models: {_some(names)}")
+            raise NotFound(f"there is no model {name[:_LONGEST_NAME]!r}; models: {_some(names)}")
         if not version:
             one = known[max(known)]
         elif version.isascii() and version.isdigit() and len(version) < 10 and int(version) in known:
             one = known[int(version)]
         else:
-            raise NotFound(f"model {name!r} has no version {version!r}; versions: {_some(sorted(known))}")
+            told = version[:_LONGEST_NAME]
+            raise NotFound(f"model {name!r} has no version {told!r}; versions: {_some(sorted(known))}")
         raise NotReady(f"model {name!r} version {one.version} is not ready: {one.reason or 'it is being changed'}")
 
     def _serving(self) -> list[Model]:

@@ -15,6 +15,7 @@ from service.repository.bundle import Bundle, LoadOptions, load_bundle
 from service.repository.placement import Tuning
 from service.repository.profiles import Profiling
 from service.repository.scan import BundleFolder
+from service.runtime.devices import CPU
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,9 @@ def load_tuned(folder: BundleFolder, options: LoadOptions, profiling: Profiling)
     """
     usual = _timed(load_bundle(folder, options), profiling)
     row_s = _row_s(usual)
-    if usual.manifest.is_stepped or options.most_threads <= options.threads or row_s is None or row_s <= LONG_S:
+    if usual.manifest.is_stepped or usual.session.provider != CPU or options.most_threads <= options.threads:
+        return usual
+    if row_s is None or row_s <= LONG_S:
         return usual
     wide = _timed(load_bundle(folder, replace(options, threads=options.most_threads)), profiling)
     wide_s = _row_s(wide)

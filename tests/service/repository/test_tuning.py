@@ -14,7 +14,7 @@ from service.repository.scan import BundleFolder
 from service.repository.tuning import LONG_S, WORTH, load_as_tuned, load_tuned, tuning_of
 from service.settings import Settings
 from service.tasks.base import TaskLimits
-from tests.bundles import make_bundle
+from tests.bundles import identities_graph, make_bare, make_bundle
 from tests.text_bundles import make_text_bundle
 
 
@@ -119,3 +119,10 @@ def test_answers_are_the_same_whatever_the_threads(models: Path) -> None:
     narrow, wide = (load_bundle(folder, options(threads=threads)) for threads in (1, 4))
     example = narrow.examples["model"]
     assert narrow.session.run(example)["logits"].tobytes() == wide.session.run(example)["logits"].tobytes()
+
+
+def test_a_graph_of_which_nothing_is_known_is_loaded_once(models: Path) -> None:
+    graph = identities_graph({"x": ("FP32", ["batch", "length"])})
+    bundle = load_tuned(folder_of(make_bare(models, graph=graph)), options(), Profiling())
+    assert bundle.session.threads == 1
+    assert bundle.profiles == {}
