@@ -7,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from service.pictures import grid
 from service.protocols import openai
 from service.repository.bundle import LoadOptions, load_bundle
 from service.repository.scan import scan
@@ -68,6 +71,21 @@ def test_the_translations_in_the_readme_are_those_of_the_bundle_that_ships() -> 
     assert json.loads(said) == {"translatedText": [one.text for one in bundle.translate(body["q"], {})]}
 
 
+def test_the_pictures_in_the_readme_are_those_of_the_bundle_that_ships() -> None:
+    shown = re.findall(r"curl -o (\w+\.png) .*localhost:8000/predict/fashion-gan \\\n +-d '(\{.*\})'\n", README)
+    assert [name for name, _ in shown] == ["boots.png", "way.png"]
+    folder = next(one for one in scan(ROOT / "models") if one.name == "fashion-gan")
+    bundle = load_bundle(folder, LoadOptions.of(Settings(threads=1)))
+    for name, asked in shown:
+        body = json.loads(asked)
+        columns = body["parameters"].pop("grid")
+        drawn = grid(bundle.draw(body.get("inputs"), body["parameters"]).pixels, columns)[..., 0].astype(np.int16)
+        picture = np.asarray(Image.open(ROOT / "docs" / "examples" / name), np.int16)
+        # Other processors may round a few values on the border to the other side.
+        assert np.abs(drawn - picture).max() <= 1
+        assert (drawn != picture).mean() < 0.01
+
+
 def measured(model: str, metric: str, split: str) -> float:
     """What the manifest of a bundle says of its default variant."""
     manifest = json.loads((ROOT / "models" / model / "1" / "manifest.json").read_bytes())
@@ -87,6 +105,11 @@ def test_the_loss_in_the_readme_is_the_manifests() -> None:
 
 def test_the_bleu_in_the_readme_is_the_manifests() -> None:
     assert f"| {measured('en-de', 'bleu', 'test'):.1f} |" in README
+
+
+def test_the_agreement_in_the_readme_is_the_manifests() -> None:
+    agreement = measured("fashion-gan", "label_agreement_shipped_classifier", "seeds 0-999")
+    assert f"| {100 * agreement:.1f} % |" in README
 
 
 def test_the_picture_in_the_readme_is_what_its_script_draws(tmp_path: Path) -> None:
