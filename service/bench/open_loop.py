@@ -83,7 +83,7 @@ class OpenLoop(Load):
     def _go_on_until(self, when: float) -> None:
         while (now := self.clock()) < when:
             self._send_due(now)
-            self._take(self._ready() or self._wait(min(self._next_due(), when) - self.clock()))
+            self._take(self._wait(min(self._next_due(), when) - self.clock()))
         self._send_due(when)
 
     def _finish(self) -> None:
