@@ -59,7 +59,7 @@ loadtest: $(LOADTEST)/.ready ## put load on a running server: loadtests/SCENARIO
 # Thresholds that a slow machine keeps as well: they are for what breaks, not for what is slow.
 loadtest-ci: $(SERVE)/.ready $(LOADTEST)/.ready ## 30 s of mixed load on a server of its own; fails past a threshold
 	$(SERVE)/python loadtests/run_locust.py $(LOADTEST)/locust --users 12 --spawn-rate 12 --run-time 30s --pause 0.2 --only-summary \
-	  --tasks-wanted image-classification,text-generation,translation $(ARGS)
+	  --tasks-wanted image-classification,text-generation,translation,text-to-image $(ARGS)
 
 bench-translate: $(SERVE)/.ready ## measure translation beside the raw limit of its graphs
 	$(SERVE)/python loadtests/bench_translate.py --output loadtests/results $(ARGS)
