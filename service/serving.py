@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+import sys
 import threading
 from collections.abc import Sequence
 
@@ -23,9 +24,14 @@ logger = logging.getLogger(__name__)
 
 _LINGER_S = 0.2
 
+_SWITCH_S = 0.0002
+"""How long a thread waits before it asks another for the interpreter's lock (5 ms by default): one whose run has ended
+should not wait for an event loop that has much to do, nor the loop for it."""
+
 
 def serve_alone(settings: Settings) -> int:
     """Serve with this process; the exit code is 0 once it drained, 1 if it could not begin."""
+    sys.setswitchinterval(_SWITCH_S)
     server = DrainingServer(create_app(settings), settings)
     server.run()
     return _end(server)
@@ -42,6 +48,7 @@ def serve_as_worker(
         listeners: shared with the other workers.
         counts: likewise: how many connections each has.
     """
+    sys.setswitchinterval(_SWITCH_S)
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
         server = runner.run(_work(settings, control, listeners, counts))
     return _end(server)

@@ -179,15 +179,15 @@ class Sampler:
 
     def _draw(self, scores: NDArray[Any]) -> NDArray[np.int64]:
         weights = scores * self._sharpness
-        weights -= weights.max(axis=1, keepdims=True)
+        weights -= np.maximum.reduce(weights, axis=1, keepdims=True)
         np.exp(weights, out=weights)
         if len(self._restricted):
             weights[self._restricted] = _only_the_best(weights[self._restricted], self._top_k, self._top_p)
         cumulative = weights.cumsum(axis=1, out=weights)
         drawn = self._numbers() * cumulative[:, -1]
         # Not "<": what has no weight is not drawn, even by a zero.
-        tokens: NDArray[np.int64] = (cumulative <= drawn[:, None]).sum(axis=1)
-        tokens.clip(max=scores.shape[1] - 1, out=tokens)  # a number next to 1 may have been rounded up
+        tokens: NDArray[np.int64] = np.add.reduce(cumulative <= drawn[:, None], axis=1, dtype=np.int64)
+        np.minimum(tokens, scores.shape[1] - 1, out=tokens)  # a number next to 1 may have been rounded up
         return tokens
 
     def _numbers(self) -> NDArray[np.float64]:

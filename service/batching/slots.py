@@ -54,6 +54,7 @@ class Slots:
         self.runs = Runs()
         self._run = run
         self._step = graph.step
+        self._answers = graph.step.answers
         self._strategy = strategy
         self._clock = clock
         self._states = States({pair.input: inputs[pair.input] for pair in graph.step.states})
@@ -101,7 +102,7 @@ class Slots:
         rows = len(self._rows)
         if wrong := misfit(outputs, rows):
             raise RuntimeFailure(f"the model is at fault: output {wrong}")
-        answers: Arrays = {name: outputs[name] for name in self._step.answers}
+        answers: Arrays = {name: outputs[name] for name in self._answers}
         seconds = self._clock() - started
         self._states.replace({pair.input: outputs[pair.output] for pair in self._step.states})
         news: list[Group] = []

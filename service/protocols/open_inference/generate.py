@@ -6,7 +6,7 @@ continued is answered with 422. Each event of a stream has the text of one token
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import ExitStack, aclosing
 from functools import partial
 from typing import Any
@@ -146,11 +146,26 @@ async def _read(request: Request, served: TextModel, limit: int, *, stream: bool
     return _Asked(wanted, identity if isinstance(identity, str) else "")
 
 
+class _Written(dict[str, bytes]):
+    """The events of a stream by their texts, each written once: there are few different ones.
+
+    Args:
+        same: what all of them have.
+    """
+
+    def __init__(self, same: Mapping[str, object]) -> None:
+        super().__init__()
+        self._begin, self._end = b'data: {"text_output":', b"," + msgspec.json.encode(same)[1:] + b"\n\n"
+
+    def __missing__(self, text: str) -> bytes:
+        event = self[text] = self._begin + msgspec.json.encode(text) + self._end
+        return event
+
+
 async def _events(served: TextModel, generation: Generation, asked: _Asked) -> AsyncGenerator[bytes, None]:
     """An event a token. What is the same in all of them is written once: there are many, and little is in each."""
     same = {**_model_of(served), **({"id": asked.id} if asked.id else {})}
-    begin, end = b'data: {"text_output":', b"," + msgspec.json.encode(same)[1:] + b"\n\n"
-    encode = msgspec.json.encode
+    written = _Written(same)
     silent = True
     async with aclosing(generation.parts()) as news:
         async for (part,) in news:
@@ -158,9 +173,9 @@ async def _events(served: TextModel, generation: Generation, asked: _Asked) -> A
                 yield _events_with_details(part, same)
             elif part.texts:
                 silent = False
-                yield b"".join([begin + encode(text) + end for text in part.texts])
+                yield b"".join([written[text] for text in part.texts])
             elif silent and part.finish:  # the stop string took all of it, and nobody has been told who answers
-                yield begin + encode("") + end
+                yield written[""]
             if part.finish:
                 served.count(generation)
 
