@@ -117,9 +117,9 @@ def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
             answer = await run(request, served, prepared.arrays, deadline)
             return json_response(served.finish(prepared, answer), answer_headers(served, answer))
 
-    async def describe(model: str, version: str | None = None) -> Response:
+    async def describe(request: Request) -> Response:
         """Say what the model takes, what it answers, how good it is and where it comes from."""
-        served = repository.get(model, version)
+        served = addressed(repository, request)
         bundle = served.bundle
         manifest = bundle.manifest
         return json_response(
@@ -141,9 +141,11 @@ def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
         )
 
     for path in ("/predict/{model}", "/predict/{model}/versions/{version}"):
-        described = {**_OPENAPI, "parameters": path_parameters(path)}
-        routes.add_api_route(path, predict, methods=["POST"], response_model=None, openapi_extra=described)
-        routes.add_api_route(path, describe, methods=["GET"], response_model=None)
+        varying = {"parameters": path_parameters(path)}
+        routes.add_api_route(
+            path, predict, methods=["POST"], response_model=None, openapi_extra={**_OPENAPI, **varying}
+        )
+        routes.add_api_route(path, describe, methods=["GET"], response_model=None, openapi_extra=varying)
     return routes
 
 

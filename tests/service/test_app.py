@@ -130,3 +130,11 @@ def test_the_openapi_description_has_every_route_and_what_it_takes(client: TestC
     asked = drawn["requestBody"]["content"]["application/json"]["schema"]["properties"]
     assert {"model", "prompt", "n", "size", "seed"} < set(asked)
     assert "application/json" in described["paths"]["/v2/models/{model}/infer"]["post"]["requestBody"]["content"]
+
+
+def test_what_varies_in_a_path_is_documented_and_nothing_else_is(client: TestClient) -> None:
+    for path, calls in client.get("/openapi.json").json()["paths"].items():
+        names = re.findall(r"\{(\w+)\}", path)
+        for method, call in calls.items():
+            documented = [(one["name"], one["in"]) for one in call.get("parameters", ())]
+            assert documented == [(name, "path") for name in names], f"{method} {path}"

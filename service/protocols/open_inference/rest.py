@@ -137,13 +137,13 @@ def router(
             raise NotReady("not every model is ready")
         return json_response({"ready": True})
 
-    async def model_ready(model: str, version: str | None = None) -> Response:
+    async def model_ready(request: Request) -> Response:
         """Answer 200 when this model answers, else 503."""
-        return json_response({"name": repository.get(model, version).name, "ready": True})
+        return json_response({"name": addressed(repository, request).name, "ready": True})
 
-    async def model_metadata(model: str, version: str | None = None) -> Response:
+    async def model_metadata(request: Request) -> Response:
         """Describe the model's tensors."""
-        served = repository.get(model, version)
+        served = addressed(repository, request)
         return json_response(
             {
                 "name": served.name,
@@ -154,9 +154,9 @@ def router(
             }
         )
 
-    async def config(model: str, version: str | None = None) -> Response:
+    async def config(request: Request) -> Response:
         """Describe how the model is served, as Triton's ModelConfig."""
-        served = repository.get(model, version)
+        served = addressed(repository, request)
         return json_response(model_config(served, repository.versions(served.name)))
 
     async def all_stats() -> Response:
@@ -164,13 +164,13 @@ def router(
         counted = await control.statistics()
         return json_response({"model_stats": [statistics.describe(one) for one in counted]})
 
-    async def model_stats(model: str, version: str | None = None) -> Response:
+    async def model_stats(request: Request) -> Response:
         """Tell what one model has done, by version."""
-        served = repository.get(model, version)
+        served = addressed(repository, request)
         counted = [
             statistics.describe(one)
             for one in await control.statistics()
-            if one.name == served.name and (version is None or one.version == served.version)
+            if one.name == served.name and ("version" not in request.path_params or one.version == served.version)
         ]
         return json_response({"model_stats": counted})
 
@@ -224,7 +224,8 @@ def router(
         return json_response({})
 
     def get(path: str, answer: Any, *, head: bool = False) -> None:
-        routes.add_api_route(path, answer, response_model=None)
+        described = {"parameters": path_parameters(path)}
+        routes.add_api_route(path, answer, response_model=None, openapi_extra=described)
         if head:
             routes.add_api_route(path, answer, methods=["HEAD"], response_model=None, include_in_schema=False)
 
