@@ -1,4 +1,7 @@
-"""How many connections each worker has, in memory that all of them see: whoever has most leaves the next to others."""
+"""How many connections each worker has, in memory that all of them see: whoever has most leaves the next to others.
+
+Behind the workers' numbers stands who took the last one: of those that have equally many it is another's turn.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +36,16 @@ class Counts:
         """Say how many the worker at `place` has."""
         _NUMBER.pack_into(self._memory, place * _NUMBER.size, _NOBODY if count is None else count)
 
-    def fewest_elsewhere(self) -> int | None:
-        """The fewest that another worker has, if another takes any."""
-        numbers = [count for (count,) in _NUMBER.iter_unpack(self._memory)]
-        del numbers[self._own]
-        return min((count for count in numbers if count != _NOBODY), default=None)
+    def took(self) -> None:
+        """Say that this worker took the last connection."""
+        self._memory[-_NUMBER.size :] = _NUMBER.pack(self._own)
+
+    def is_ahead(self) -> bool:
+        """Whether the next connection is for another: one with fewer, or with as many if this one took the last."""
+        *numbers, last = (number for (number,) in _NUMBER.iter_unpack(self._memory))
+        own = numbers.pop(self._own)
+        fewest = min((number for number in numbers if number != _NOBODY), default=None)
+        return fewest is not None and (fewest < own or (fewest == own and last == self._own))
 
     def close(self) -> None:
         """Let go of the memory."""
@@ -55,5 +63,5 @@ def make_counts(workers: int) -> int:
     else:
         descriptor, path = tempfile.mkstemp(prefix="inferd-")
         os.unlink(path)
-    os.write(descriptor, _NUMBER.pack(_NOBODY) * workers)
+    os.write(descriptor, _NUMBER.pack(_NOBODY) * (workers + 1))
     return descriptor

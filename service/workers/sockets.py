@@ -111,8 +111,9 @@ class _Yielding:
 class Acceptor:
     """Takes connections from listeners that other processes take from too.
 
-    It takes one at a time, and leaves a connection to others for a moment if any of them has fewer: connections are
-    kept for long, and whoever gets many has many requests later, while another rests.
+    It takes one at a time, and leaves a connection to others for a moment if any of them has fewer, or as many if it
+    took the last one: connections are kept for long, and whoever gets many has many requests later, while another
+    rests.
 
     Args:
         listeners: shared.
@@ -142,7 +143,7 @@ class Acceptor:
 
     def start(self) -> None:
         """Take connections from now on, unless `stop` was quicker."""
-        self._has_fewest()
+        self._tell()
         for listener in self.listeners:
             self._resume(listener)
 
@@ -155,7 +156,7 @@ class Acceptor:
             self._loop.remove_reader(listener)
 
     def _accept(self, listener: socket.socket) -> None:
-        if self._has_fewest():
+        if not self._is_ahead():
             self._yielding.pop(listener, None)
         elif self._may_yield(listener):
             self._loop.remove_reader(listener)
@@ -176,16 +177,19 @@ class Acceptor:
         )
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
-        self._has_fewest()
+        if self._counts:
+            self._counts.took()
+            self._tell()
 
-    def _has_fewest(self) -> bool:
-        """Say how many connections there are; whether no other process has fewer."""
-        if not self._counts or self._stopped:
-            return True
-        own = self._open_connections() + len(self._opening)
-        self._counts.put(own)
-        fewest = self._counts.fewest_elsewhere()
-        return fewest is None or own <= fewest
+    def _tell(self) -> None:
+        """Say how many connections there are."""
+        if self._counts and not self._stopped:
+            self._counts.put(self._open_connections() + len(self._opening))
+
+    def _is_ahead(self) -> bool:
+        """Say how many there are; whether the next one is for another process."""
+        self._tell()
+        return self._counts is not None and self._counts.is_ahead()
 
     def _may_yield(self, listener: socket.socket) -> bool:
         """Whether there is time yet to leave what waits at `listener` to others: they may be busy, and clients wait."""

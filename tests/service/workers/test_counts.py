@@ -19,27 +19,43 @@ def descriptor() -> Iterator[int]:
     os.close(made)
 
 
-def test_nobody_takes_connections_at_first(descriptor: int) -> None:
-    assert [Counts(descriptor, own).fewest_elsewhere() for own in range(3)] == [None] * 3
+def test_nobody_is_ahead_where_no_other_takes_connections(descriptor: int) -> None:
+    first = Counts(descriptor, 0)
+    first.put(9)
+    first.took()
+    assert not first.is_ahead()
 
 
-def test_everyone_sees_the_fewest_of_the_others(descriptor: int) -> None:
+def test_whoever_has_more_than_another_is_ahead(descriptor: int) -> None:
     first, second, third = (Counts(descriptor, own) for own in range(3))
     first.put(4)
-    assert [one.fewest_elsewhere() for one in (first, second, third)] == [None, 4, 4]
     second.put(0)
     third.put(7)
-    assert [one.fewest_elsewhere() for one in (first, second, third)] == [0, 4, 0]
+    assert [one.is_ahead() for one in (first, second, third)] == [True, False, True]
     second.put(None)
-    assert [one.fewest_elsewhere() for one in (first, second, third)] == [7, 4, 4]
+    assert [one.is_ahead() for one in (first, third)] == [False, True]
+
+
+def test_of_those_that_have_as_many_whoever_took_the_last_is_ahead(descriptor: int) -> None:
+    first, second, third = (Counts(descriptor, own) for own in range(3))
+    for one in (first, second, third):
+        one.put(5)
+    assert [one.is_ahead() for one in (first, second, third)] == [False] * 3
+    second.took()
+    assert [one.is_ahead() for one in (first, second, third)] == [False, True, False]
+    first.took()
+    assert [one.is_ahead() for one in (first, second, third)] == [True, False, False]
+    first.put(4)
+    assert not first.is_ahead(), "it has fewer than all others"
 
 
 def test_somebody_else_may_say_that_one_is_gone(descriptor: int) -> None:
-    supervisor, worker = Counts(descriptor), Counts(descriptor, 2)
-    worker.put(5)
-    assert supervisor.fewest_elsewhere() == 5
-    supervisor.put_at(2, None)
-    assert supervisor.fewest_elsewhere() is None
+    supervisor, worker, other = Counts(descriptor), Counts(descriptor, 1), Counts(descriptor, 2)
+    worker.put(1)
+    other.put(5)
+    assert other.is_ahead()
+    supervisor.put_at(1, None)
+    assert not other.is_ahead()
 
 
 def test_one_that_is_alone_has_no_others() -> None:
@@ -47,7 +63,8 @@ def test_one_that_is_alone_has_no_others() -> None:
     counts = Counts(made)
     os.close(made)
     counts.put(9)
-    assert counts.fewest_elsewhere() is None
+    counts.took()
+    assert not counts.is_ahead()
     counts.close()
 
 
@@ -58,19 +75,23 @@ def test_another_process_sees_what_is_written(descriptor: int) -> None:
         "import sys\n"
         "from service.workers.counts import Counts\n"
         "counts = Counts(int(sys.argv[1]), 1)\n"
-        "print(counts.fewest_elsewhere())\n"
-        "counts.put(23)\n"
+        "counts.put(12)\n"
+        "print(counts.is_ahead())\n"
+        "counts.put(10)\n"
+        "print(counts.is_ahead())\n"
     )
     command = [sys.executable, "-c", code, str(descriptor)]
     told = subprocess.run(command, pass_fds=[descriptor], check=True, capture_output=True, text=True, timeout=60)
-    assert told.stdout == "11\n"
-    assert counts.fewest_elsewhere() == 23
+    assert told.stdout == "True\nFalse\n"
+    assert counts.is_ahead()
 
 
 def test_where_there_is_no_memory_file_one_without_a_name_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "memfd_create", raising=False)
     made = make_counts(2)
     assert os.fstat(made).st_nlink == 0
-    Counts(made, 1).put(3)
-    assert Counts(made, 0).fewest_elsewhere() == 3
+    first, second = Counts(made, 0), Counts(made, 1)
+    first.put(4)
+    second.put(3)
+    assert first.is_ahead()
     os.close(made)
