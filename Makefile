@@ -47,7 +47,7 @@ check: $(DEV)/.ready ## lint, formatting, types, import rules
 proto: $(DEV)/.ready ## generate the Python of the gRPC messages anew from their .proto
 	cd $(PROTO) && $(CURDIR)/$(DEV)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. open_inference.proto
 
-train: $(DEV)/.ready ## train a TASK (image_classification); a run that was cut off goes on
+train: $(DEV)/.ready ## train a TASK (image_classification, image_generation, text_generation, translation); a run that was cut off goes on
 	$(DEV)/python -m training $(TASK) train $(ARGS)
 
 export: $(DEV)/.ready ## turn the trained TASK into a bundle under models/

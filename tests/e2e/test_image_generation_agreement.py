@@ -15,7 +15,6 @@ BUNDLES = sorted((ROOT / "models" / "fashion-gan").glob("[0-9]*"), key=lambda pa
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not BUNDLES, reason="models/ holds no fashion-gan yet")
 def test_what_is_drawn_is_classified_as_its_prompt_says_as_often_as_the_manifest_claims(server: Server) -> None:
     manifest = json.loads((BUNDLES[-1] / "manifest.json").read_bytes())
     labels = json.loads((BUNDLES[-1] / "labels.json").read_bytes())
