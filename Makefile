@@ -16,7 +16,7 @@ LOCK := .venv/lock/bin
 PROTO := service/protocols/open_inference/grpc
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-clients coverage check proto train export loadtest loadtest-ci bench-text bench-translate image chart test-emulated lock clean
+.PHONY: help serve test test-clients coverage check proto train export loadtest loadtest-ci bench-speed bench-text bench-translate image chart test-emulated lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +60,9 @@ loadtest: $(LOADTEST)/.ready ## put load on a running server: loadtests/SCENARIO
 loadtest-ci: $(SERVE)/.ready $(LOADTEST)/.ready ## 30 s of mixed load on a server of its own; fails past a threshold
 	$(SERVE)/python loadtests/run_locust.py $(LOADTEST)/locust --users 12 --spawn-rate 12 --run-time 30s --pause 0.2 --only-summary \
 	  --tasks-wanted image-classification,text-generation,translation,text-to-image $(ARGS)
+
+bench-speed: $(SERVE)/.ready ## measure what is promised of plain networks' speed beside ONNX Runtime alone (a quarter of an hour)
+	$(SERVE)/python loadtests/bench_speed.py --output loadtests/results $(ARGS)
 
 bench-translate: $(SERVE)/.ready ## measure translation beside the raw limit of its graphs
 	$(SERVE)/python loadtests/bench_translate.py --output loadtests/results $(ARGS)

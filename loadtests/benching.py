@@ -54,13 +54,17 @@ def server(models: Path, workers: int, *, batch_rows: int = 64) -> Iterator[int]
 
 
 def machine(bundle: Bundle) -> dict[str, Any]:
+    """What was measured, and on what."""
+    return {"model": f"{bundle.folder.name} {bundle.folder.version}, {bundle.variant}", **hardware()}
+
+
+def hardware() -> dict[str, Any]:
     """What it was measured on."""
     described = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
     names = re.findall(r"model name\s*:\s*(.*)", described)
     git = ["git", "rev-parse", "HEAD"]
     commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=False)
     return {
-        "model": f"{bundle.folder.name} {bundle.folder.version}, {bundle.variant}",
         "processor": names[0] if names else platform.processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),

@@ -19,6 +19,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from processes import resident_mb
+
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "examples" / "shoe.png"
 REQUESTS = 200
 
@@ -54,13 +56,13 @@ def measure(model: str, workers: str) -> tuple[float, float, float]:
         while not _is_ready(url):
             time.sleep(0.01)
         seconds = time.perf_counter() - started
-        memory = _resident_mb(process.pid)
+        memory = resident_mb(process.pid)
         for _ in range(REQUESTS):
             headers = {"content-type": "image/png"}
             request = urllib.request.Request(f"{url}/predict/{model}", PICTURE.read_bytes(), headers)
             with urllib.request.urlopen(request, timeout=30) as response:
                 response.read()
-        return seconds, memory, _resident_mb(process.pid)
+        return seconds, memory, resident_mb(process.pid)
     finally:
         process.terminate()
         process.communicate(timeout=60)
@@ -81,16 +83,6 @@ def _is_ready(url: str) -> bool:
     except urllib.error.HTTPError as error:
         error.close()
         return False
-
-
-def _resident_mb(pid: int) -> float:
-    """Of a process and its children."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    found = re.search(r"VmRSS:\s+(\d+) kB", status)
-    if not found:
-        raise RuntimeError("this system does not tell a process's resident memory")
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    return int(found[1]) * 1024 / 1e6 + sum(_resident_mb(int(child)) for child in children)
 
 
 if __name__ == "__main__":

@@ -46,15 +46,16 @@ class Limit:
         folder: of the model.
         settings: of the server that is compared with it.
         processes: how many.
+        threads: of each.
 
     Raises:
         ValueError: the model can't be run; the message says why.
     """
 
-    def __init__(self, folder: BundleFolder, settings: Settings, processes: int) -> None:
+    def __init__(self, folder: BundleFolder, settings: Settings, processes: int, threads: int = 1) -> None:
         self.ready = Ready()
         self._running = ExitStack()
-        alone = settings.model_copy(update={"threads": 1, "workers": 1})
+        alone = settings.model_copy(update={"threads": threads, "workers": 1})
         order = Order(alone.to_json().decode(), folder.name, folder.version, str(folder.path.absolute()))
         with ExitStack() as running:
             self._processes = [running.enter_context(_Bare(order)) for _ in range(processes)]

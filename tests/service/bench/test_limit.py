@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,17 @@ def test_one_process_or_several_at_once_run_the_graph(models: Path) -> None:
     # Of two numbers, the mean of their inverses is at least the inverse of their mean.
     assert together.units_per_s >= 2 * 8 * 1000 / together.run_ms * (1 - 1e-9)
     assert [one.returncode for one in processes] == [0, 0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the threads of a process in /proc")
+def test_a_process_may_have_several_threads(models: Path) -> None:
+    make_bundle(models)
+    counts = []
+    for threads in (1, 2, 4):
+        with Limit(folder(models), SETTINGS, 1, threads) as limit:
+            limit.measure(1, 1, 0.01)
+            counts.append(len(list(Path(f"/proc/{limit._processes[0]._process.pid}/task").iterdir())))
+    assert [count - counts[0] for count in counts] == [0, 1, 3]
 
 
 def test_a_model_that_is_refused_has_no_limit_and_leaves_no_process(models: Path) -> None:
