@@ -7,11 +7,13 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version as package_version
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from prometheus_client import start_http_server
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from service.errors import InferdError
 from service.machine import cpu_quota
@@ -20,6 +22,7 @@ from service.observability import Observability
 from service.protocols import health, libretranslate, openai, predict
 from service.protocols.detection import Detector
 from service.protocols.errors import answer_http_exception, answer_inferd_error, answer_unexpected
+from service.protocols.gate import Gate, describe_keys
 from service.protocols.open_inference import generate, rest
 from service.protocols.open_inference.grpc.server import GrpcServer
 from service.protocols.shortcuts import Shortcuts
@@ -29,7 +32,10 @@ from service.repository.controller import Controller, ControlOptions
 from service.repository.local_control import LocalControl
 from service.repository.profiles import Profiling
 from service.repository.repository import QueueLimits, Repository
-from service.security import AdminKey
+from service.security.access import Access
+from service.security.tls import Tls
+from service.security.usage import Usage
+from service.security.watching import watch
 from service.settings import Settings
 from service.threads import BoundedThreads
 from service.workers.children import python
@@ -40,21 +46,22 @@ logger = logging.getLogger(__name__)
 _DECODINGS_PER_THREAD = 128
 
 
-def create_app(settings: Settings, *, control: Control | None = None) -> FastAPI:
+def create_app(settings: Settings, *, control: Control | None = None, usage: Usage | None = None) -> FastAPI:
     """Make the application; models are loaded in the background once it starts.
 
     Args:
         settings: all of them; nothing else is read from the environment.
         control: the server as a whole, where this process is one worker of several and is told what to serve; None
             where it is the whole server and decides itself.
+        usage: likewise, what keys have used in all workers together.
 
     Returns:
         The application. Its `state` has what a server needs to drive it: `repository`, to tell that it drains and what
         to serve, `grpc`, to start it beside HTTP, and `metrics`.
 
     Raises:
-        ValueError: the device asked for is not to be had, or a file of profiles says none.
-        OSError: that file can't be read.
+        ValueError: the device asked for is not to be had, or a file of profiles, keys or certificates says none.
+        OSError: such a file can't be read.
     """
     version = package_version("inferd")
     metrics = Metrics(version)
@@ -72,13 +79,15 @@ def create_app(settings: Settings, *, control: Control | None = None) -> FastAPI
         trial = TrialProcess(python("trial"), settings, timeout_s=settings.load_timeout_s)
         controller = Controller(settings.models, ControlOptions.of(settings), trial=trial)
         control = LocalControl(controller, repository, metrics)
-    admin = AdminKey(settings.admin_key.get_secret_value() if settings.admin_key else None)
+    access = Access.of(settings, metrics, usage)
+    tls = Tls.of(settings)
     grpc = None
     if settings.grpc_port is not None:
         grpc = GrpcServer(
             repository=repository,
             control=control,
-            admin=admin,
+            access=access,
+            tls=tls,
             metrics=metrics,
             version=version,
             host=settings.host,
@@ -92,6 +101,10 @@ def create_app(settings: Settings, *, control: Control | None = None) -> FastAPI
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as running:
             running.push_async_callback(repository.close)
+            watched = [one for one in (access.watched, tls and tls.watched) if one]
+            if watched:
+                watching = asyncio.create_task(watch(watched))
+                running.callback(watching.cancel)
             if settings.metrics_port is not None and controller:  # else it is the supervisor's
                 exporter, _thread = start_http_server(settings.metrics_port, settings.host, metrics.registry)
                 logger.info("metrics are served on %s:%d", settings.host, exporter.server_port)
@@ -110,16 +123,20 @@ def create_app(settings: Settings, *, control: Control | None = None) -> FastAPI
 
     # FastAPI as it is, but the page at /docs comes from here and not from somebody's network.
     app = FastAPIOffline(title="inferd", version=version, lifespan=lifespan, redoc_url=None)
-    app.state.repository, app.state.grpc, app.state.metrics = repository, grpc, metrics
+    app.state.repository, app.state.grpc, app.state.tls, app.state.metrics = repository, grpc, tls, metrics
     limit = settings.max_body_bytes
     routers = [
         health.router(repository, control, with_metrics=settings.metrics_port is None),
         predict.router(repository, max_body_bytes=limit),
-        rest.router(repository, control, admin=admin, version=version, max_body_bytes=limit),
+        rest.router(repository, control, version=version, max_body_bytes=limit),
         openai.router(repository, max_body_bytes=limit),
         generate.router(repository, max_body_bytes=limit),
         libretranslate.router(
-            repository, Detector(), max_body_bytes=limit, max_text_characters=settings.max_text_characters
+            repository,
+            Detector(),
+            access=access,
+            max_body_bytes=limit,
+            max_text_characters=settings.max_text_characters,
         ),
     ]
     for router in routers:
@@ -129,10 +146,32 @@ def create_app(settings: Settings, *, control: Control | None = None) -> FastAPI
     app.add_exception_handler(Exception, answer_unexpected)
     # What is added last comes first.
     app.add_middleware(Shortcuts, routers=routers)
+    app.add_middleware(Gate, access=access)
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=("GET", "HEAD", "POST"),
+            allow_headers=("*",),
+            expose_headers=("*",),
+        )
     app.add_middleware(
         Observability,
         metrics=metrics,
         is_draining=lambda: repository.is_draining,
         access_log=settings.access_log,
     )
+    _describe_keys(app, access)
     return app
+
+
+def _describe_keys(app: FastAPI, access: Access) -> None:
+    """Have the description of the API say which calls need a key."""
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = described()
+        describe_keys(document, access)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign] # FastAPI's own way to change it

@@ -11,6 +11,7 @@ InferdError
 ├── NotFound                    no such model, version or route
 ├── NotReady                    the model is known but can't answer now (loading, refused, draining)
 ├── Overloaded                  the queue is full; try again after `retry_after_s`
+│   └── LimitReached            ... or the caller's key has used what it may
 ├── DeadlineExceeded            the caller's deadline passed before the model ran
 ├── Cancelled                   the caller went away before the answer
 ├── RuntimeFailure              the model itself failed on a well-formed request
@@ -99,6 +100,10 @@ class Overloaded(InferdError):
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class LimitReached(Overloaded):
+    """The key has used what it may; the message has its name and its limit."""
 
 
 class DeadlineExceeded(InferdError):

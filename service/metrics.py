@@ -46,6 +46,14 @@ class TextMetrics:
     tokens: Counter
 
 
+@dataclass(frozen=True)
+class KeyMetrics:
+    """The series of one key, bound."""
+
+    admitted: Counter
+    limited: Counter
+
+
 class Metrics:
     """All metrics of a process, in a registry of their own.
 
@@ -57,6 +65,12 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._requests = Counter("inferd_requests", "Requests answered.", ("protocol", "code"), registry=self.registry)
         self._bound_requests: dict[tuple[str, int | str], Counter] = {}
+        self._keys = Counter(
+            "inferd_key_requests",
+            "Requests with a key that opens what they ask for: admitted, or limited as the key has used what it may.",
+            ("key", "outcome"),
+            registry=self.registry,
+        )
         self._failures = Counter(
             "inferd_request_failures",
             "Requests that failed, by reason; model and version are empty where no loaded model was addressed.",
@@ -138,6 +152,14 @@ class Metrics:
             inter_token_seconds=self._inter_token.labels(*labels),
             tokens=self._tokens.labels(*labels),
         )
+
+    def bind_key(self, name: str) -> KeyMetrics:
+        """Return the series of a key."""
+        return KeyMetrics(self._keys.labels(name, "admitted"), self._keys.labels(name, "limited"))
+
+    def forget_key(self, name: str) -> None:
+        """Drop the series of a key that is no more."""
+        self._keys.remove_by_labels({"key": name})
 
     def forget(self, model: str, version: int) -> None:
         """Drop the series of a model that serves no longer."""

@@ -22,6 +22,9 @@ logger = logging.getLogger("inferd.access")
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """Of the request that this code runs for."""
 
+KEY_NAME = "inferd.key"
+"""Where an ASGI scope has the name of the key that a request came with, once that is known."""
+
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
 _PROTOCOLS = {
     "predict": "predict",
@@ -126,6 +129,8 @@ class Observability:
             "status": status,
             "duration_ms": round(1000 * seconds, 3),
         }
+        if name := scope.get(KEY_NAME):
+            fields["key"] = name
         level = logging.ERROR if status == 500 else logging.INFO
         logger.log(level, "%s %s %d", scope["method"], scope["path"], status, extra={"fields": fields})
 

@@ -11,6 +11,7 @@ from service.observability import configure_logging
 from service.repository.bundle import LoadOptions
 from service.repository.profiles import Profiling
 from service.repository.tuning import load_tuned, tuning_of
+from service.security.usage import open_usage
 from service.settings import Settings
 from service.workers.children import end_with_parent
 from service.workers.counts import Counts
@@ -40,11 +41,12 @@ def _work(given: argparse.Namespace) -> int:
 
     settings = Settings.from_json(sys.stdin.buffer.read())
     configure_logging(settings.log_level, worker=given.index)
-    counted, *sockets = map(int, given.descriptors.split(","))
-    counts = Counts(counted, given.index)
+    counted, used, *sockets = map(int, given.descriptors.split(","))
+    counts, usage = Counts(counted, given.index), open_usage(used, given.index)
     os.close(counted)
+    os.close(used)
     control, *listeners = (socket.socket(fileno=one) for one in sockets)
-    return serve_as_worker(settings, control, listeners, counts)
+    return serve_as_worker(settings, control, listeners, counts, usage)
 
 
 def _try(_: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -15,6 +16,7 @@ from fastapi import FastAPI
 
 from service.protocols.open_inference.grpc.server import GrpcServer
 from service.repository.repository import Repository
+from service.security.tls import Tls
 from service.settings import Settings
 from service.workers.counts import Counts
 from service.workers.sockets import Acceptor
@@ -27,6 +29,10 @@ balancers 60 s), as whoever keeps it longer may send a request into one that is 
 
 _FIRST_REQUEST_S = 0.25
 """How long a connection that was accepted last may take to send its request."""
+
+
+_HANDSHAKE_S = 2.0
+"""How long a connection that was accepted last may take until it is encrypted."""
 
 
 class DrainingServer(uvicorn.Server):
@@ -46,6 +52,8 @@ class DrainingServer(uvicorn.Server):
     def __init__(
         self, app: FastAPI, settings: Settings, *, shared: Sequence[socket.socket] = (), counts: Counts | None = None
     ) -> None:
+        tls: Tls | None = app.state.tls
+        self._ssl = tls.context if tls else None
         super().__init__(
             uvicorn.Config(
                 app,
@@ -56,6 +64,7 @@ class DrainingServer(uvicorn.Server):
                 server_header=False,
                 timeout_keep_alive=_IDLE_CONNECTION_S,
                 timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
+                ssl_context_factory=(lambda _config, _usual: tls.context) if tls else None,
             )
         )
         self._repository: Repository = app.state.repository
@@ -80,6 +89,7 @@ class DrainingServer(uvicorn.Server):
             self._protocol,
             open_connections=lambda: len(self.server_state.connections),
             counts=self._counts,
+            tls=self._ssl,
         )
         if self._grpc:
             await self._grpc.start()
@@ -137,12 +147,19 @@ class DrainingServer(uvicorn.Server):
             server.close()
         if self._acceptor:
             self._acceptor.stop()
-        loop = asyncio.get_running_loop()
+        opening: list[asyncio.Future[object]] = []
         for listener in (*listeners, *self._shared):
             with listener:
-                accepted = _completed(listener)
-            for connection in accepted:
-                await loop.connect_accepted_socket(self._protocol, connection)
+                opening.extend(asyncio.ensure_future(self._connect(one)) for one in _completed(listener))
+        if self._acceptor:
+            opening.extend(self._acceptor.opening)
+        if opening:  # of TLS, it takes as long as its client does
+            await asyncio.wait(opening, timeout=_HANDSHAKE_S if self._ssl else None)
+
+    async def _connect(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(OSError):  # that client has gone again, or speaks no TLS
+            await loop.connect_accepted_socket(self._protocol, connection, ssl=self._ssl)
 
     def _protocol(self) -> asyncio.Protocol:
         """What uvicorn makes for each connection of its own."""

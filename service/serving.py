@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from uvicorn.loops.auto import auto_loop_factory
 
 from service.app import create_app
+from service.security.usage import Usage
 from service.server import DrainingServer
 from service.settings import Settings
 from service.workers.channel import Channel
@@ -38,7 +39,7 @@ def serve_alone(settings: Settings) -> int:
 
 
 def serve_as_worker(
-    settings: Settings, control: socket.socket, listeners: Sequence[socket.socket], counts: Counts
+    settings: Settings, control: socket.socket, listeners: Sequence[socket.socket], counts: Counts, usage: Usage
 ) -> int:
     """Serve as one worker of several, until the supervisor says to end or is gone.
 
@@ -47,18 +48,19 @@ def serve_as_worker(
         control: the end of the control channel.
         listeners: shared with the other workers.
         counts: likewise: how many connections each has.
+        usage: likewise: what keys have used.
     """
     sys.setswitchinterval(_SWITCH_S)
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
-        server = runner.run(_work(settings, control, listeners, counts))
+        server = runner.run(_work(settings, control, listeners, counts, usage))
     return _end(server)
 
 
 async def _work(
-    settings: Settings, control: socket.socket, listeners: Sequence[socket.socket], counts: Counts
+    settings: Settings, control: socket.socket, listeners: Sequence[socket.socket], counts: Counts, usage: Usage
 ) -> DrainingServer:
     channel = await Channel.over(control)
-    app = create_app(settings, control=RemoteControl(channel, load_timeout_s=settings.load_timeout_s))
+    app = create_app(settings, control=RemoteControl(channel, load_timeout_s=settings.load_timeout_s), usage=usage)
     server = DrainingServer(app, settings, shared=listeners, counts=counts)
 
     async def obey() -> None:

@@ -6,6 +6,7 @@ docs/operations.md lists them all; a test fails where one is missing there.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,6 +31,20 @@ def _as_in_a_header(value: object) -> object:
     return key or None
 
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,*]+")
+
+
+def _as_origins(value: object) -> object:
+    """Check addresses of pages as browsers send them; one that is written otherwise would never be the right one."""
+    if not isinstance(value, str):
+        return value
+    origins = [one.strip() for one in value.split(",") if one.strip()]
+    if origins != ["*"] and not all(map(_ORIGIN.fullmatch, origins)):
+        raise ValueError("must be like https://app.example.com,http://localhost:3000 (without paths), or * alone")
+    return ",".join(origins) or None
+
+
+OptionalPath = Annotated[Path | None, BeforeValidator(_unset)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -67,7 +82,27 @@ class Settings(BaseSettings):
         30.0, ge=0, description="How long a version that was replaced may go on with requests that it had begun."
     )
     admin_key: Annotated[SecretStr | None, BeforeValidator(_as_in_a_header)] = Field(
-        None, description="The key that control calls need; without one they are closed."
+        None, description="A key that opens everything, control too, which is closed without a key."
+    )
+    api_keys_file: OptionalPath = Field(
+        None, description="File of the keys that open the server, a line each; it is read again when it changes."
+    )
+    predict_access: Literal["auto", "open", "key"] = Field(
+        "auto", description="Who may ask models: `open` everybody, `key` who has one, `auto` = `key` with a keys file."
+    )
+    metrics_access: Literal["auto", "open", "key"] = Field(
+        "auto",
+        description="Who may read `/metrics`: likewise, and `auto` = `open` without a keys file on a loopback address.",
+    )
+    cors_origins: Annotated[str | None, BeforeValidator(_as_origins)] = Field(
+        None, description="Origins of web pages that may call from a browser, separated by commas; `*` = all."
+    )
+    tls_cert_file: OptionalPath = Field(
+        None, description="Certificate, PEM, with those that vouch for it: HTTP and gRPC are encrypted."
+    )
+    tls_key_file: OptionalPath = Field(None, description="Its private key, PEM, not encrypted.")
+    tls_client_ca_file: OptionalPath = Field(
+        None, description="Certificates, PEM, that vouch for clients, which then need one of theirs."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where graphs run. `auto` takes a GPU where ONNX Runtime offers one; `cuda` insists on it."
@@ -121,6 +156,11 @@ class Settings(BaseSettings):
     )
     access_log: bool = Field(False, description="Log every request, not only those that fail by the server's fault.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
+
+    @property
+    def origins(self) -> list[str]:
+        """Those of `cors_origins`."""
+        return self.cors_origins.split(",") if self.cors_origins else []
 
     @property
     def processes(self) -> int:

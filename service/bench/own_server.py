@@ -46,6 +46,11 @@ def own_server(settings: Settings, *models: str) -> Iterator[Address]:
         "INFERD_MODEL_CONTROL": "explicit",
         "INFERD_LOAD_AT_START": ",".join(models) or "*",
         "INFERD_LOG_LEVEL": "info",
+        # What is measured is open, and not encrypted.
+        **dict.fromkeys(("INFERD_API_KEYS_FILE", "INFERD_TLS_CERT_FILE", "INFERD_TLS_KEY_FILE"), ""),
+        "INFERD_TLS_CLIENT_CA_FILE": "",
+        "INFERD_PREDICT_ACCESS": "open",
+        "INFERD_METRICS_ACCESS": "auto",
     }
     command = [sys.executable, "-P", "-m", "service.cli", "serve"]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)  # noqa: S603 - ours

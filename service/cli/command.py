@@ -12,9 +12,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from service.cli import asking, benching, drawing, folder
+from service.cli import asking, benching, drawing, folder, keys
 from service.errors import InferdError
+from service.metrics import Metrics
 from service.observability import configure_logging
+from service.security.access import Access
+from service.security.tls import Tls
 from service.settings import ENV_PREFIX, Settings
 from service.workers.sizing import count_workers
 from service.workers.supervisor import Supervisor
@@ -22,6 +25,7 @@ from service.workers.supervisor import Supervisor
 _OPTIONS = ("models", "host", "port", "workers")
 """Settings that have an option of the same name."""
 
+_CLIENT_VARIABLES = {"INFERD_API_KEY", "INFERD_CA_FILE"}
 _TRAINING_VARIABLES = {"INFERD_DATA_DIR", "INFERD_CACHE_DIR", "INFERD_RUNS_DIR"}
 
 
@@ -52,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--workers", help="processes that answer, or auto (INFERD_WORKERS, default: auto)")
     serve.set_defaults(run=_serve)
 
-    for others in (folder, asking, drawing, benching):
+    for others in (folder, asking, drawing, benching, keys):
         others.add_commands(commands)
     return parser
 
@@ -61,7 +65,7 @@ def _settings(given: argparse.Namespace) -> Settings:
     """Read the environment, with what the command line says put first."""
     known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
     for name in os.environ:
-        if name.startswith(ENV_PREFIX) and name.upper() not in known | _TRAINING_VARIABLES:
+        if name.startswith(ENV_PREFIX) and name.upper() not in known | _CLIENT_VARIABLES | _TRAINING_VARIABLES:
             print(f"inferd: {name} is no setting of the server; see docs/operations.md", file=sys.stderr)
     said = {name: value for name in _OPTIONS if (value := getattr(given, name, None)) is not None}
     try:
@@ -75,6 +79,9 @@ def _serve(settings: Settings, _: argparse.Namespace) -> int:
     configure_logging(settings.log_level)
     if not settings.models.is_dir():
         raise FileNotFoundError(f"the models folder {settings.models} does not exist (INFERD_MODELS)")
+    # What every worker would fail on is said once.
+    Access.of(settings, Metrics(version("inferd")))
+    Tls.of(settings)
     settings = settings.model_copy(update={"workers": count_workers(settings), "models": settings.models.absolute()})
     if settings.workers == 1:
         from service.serving import serve_alone

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -40,16 +42,33 @@ def address_of(given: argparse.Namespace) -> str:
 def post(address: str, content: bytes, kind: str, accept: str = "*/*") -> Iterator[HTTPResponse]:
     """Send a server `content` of the media type `kind`, and have its answer, of one that `accept` has.
 
+    The key is the one of INFERD_API_KEY; INFERD_CA_FILE has the certificates that vouch for a server by https, if they
+    are not those of the system.
+
     Raises:
         OSError: it can't be reached.
         ValueError: the address is none, or the answer an error, which the message has.
     """
     if not address.startswith(("http://", "https://")):
         raise ValueError("--url must begin with http:// or https://")
-    request = urllib.request.Request(address, content, {"content-type": kind, "accept": accept})  # noqa: S310 - the scheme was checked
+    headers = {"content-type": kind, "accept": accept}
+    if key := os.environ.get("INFERD_API_KEY", "").strip():
+        headers["authorization"] = f"Bearer {key}"
+    request = urllib.request.Request(address, content, headers)  # noqa: S310 - the scheme was checked
+    trusted = _trusted() if address.startswith("https://") else None
     try:
-        with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310 - as above
+        with urllib.request.urlopen(request, timeout=60, context=trusted) as response:  # noqa: S310 - as above
             yield response
     except urllib.error.HTTPError as error:
         message = f"{address.partition('?')[0]} answered {error.code}: {error.read().decode(errors='replace')}"
         raise ValueError(message) from error
+
+
+def _trusted() -> ssl.SSLContext:
+    file = os.environ.get("INFERD_CA_FILE") or None
+    try:
+        return ssl.create_default_context(cafile=file)
+    except ssl.SSLError as error:
+        raise ValueError(f"{file}: has no certificates (INFERD_CA_FILE)") from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no file {file} (INFERD_CA_FILE)") from error

@@ -18,11 +18,13 @@ from starlette.responses import Response
 
 from service.errors import BadInput, NotFound, NotReady
 from service.protocols.detection import Candidate, Detector
+from service.protocols.gate import admit_by
 from service.protocols.languages import name_of
 from service.protocols.requests import answer_headers, deadline_of, form_of, json_response, read_body
 from service.protocols.translations import translate
 from service.repository.repository import Repository
 from service.repository.translation_model import TranslationModel
+from service.security.access import Access
 from service.tasks.markup import parts_of
 from service.tasks.translation import Translated, check_texts, texts_of
 
@@ -74,14 +76,21 @@ class _Asked:
     alternatives: int
 
 
-def router(repository: Repository, detector: Detector, *, max_body_bytes: int, max_text_characters: int) -> APIRouter:
+def router(
+    repository: Repository, detector: Detector, *, access: Access, max_body_bytes: int, max_text_characters: int
+) -> APIRouter:
     """The routes of this dialect."""
     routes = APIRouter(tags=["libretranslate"])
 
     async def translate_texts(request: Request) -> Response:
         """Translate a text or several, by the model for their language and the one that is asked for."""
         deadline = deadline_of(request)
-        asked = _asked(await _fields(request, max_body_bytes))
+        fields = await _fields(request, max_body_bytes)
+        with admit_by(request, access, fields.get("api_key")):
+            return await translate_fields(request, fields, deadline)
+
+    async def translate_fields(request: Request, fields: Mapping[str, Any], deadline: float | None) -> Response:
+        asked = _asked(fields)
         check_texts(asked.texts, max_text_characters)
         pairs = _needed(repository)
         source, detected = asked.source, None
@@ -116,9 +125,11 @@ def router(repository: Repository, detector: Detector, *, max_body_bytes: int, m
 
     async def detect(request: Request) -> Response:
         """Say which of the languages a text is in."""
-        texts, _ = _texts(await _fields(request, max_body_bytes))
-        check_texts(texts, max_text_characters)
-        return json_response(await _detect(detector, texts, _needed(repository)))
+        fields = await _fields(request, max_body_bytes)
+        with admit_by(request, access, fields.get("api_key")):
+            texts, _ = _texts(fields)
+            check_texts(texts, max_text_characters)
+            return json_response(await _detect(detector, texts, _needed(repository)))
 
     routes.add_api_route(
         "/translate", translate_texts, methods=["POST"], response_model=None, openapi_extra=_OPENAPI_TRANSLATE

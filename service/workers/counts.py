@@ -8,7 +8,8 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-import tempfile
+
+from service.sharing import make_memory
 
 _NUMBER = struct.Struct("=I")
 _NOBODY = 0xFFFF_FFFF
@@ -58,10 +59,7 @@ def make_counts(workers: int) -> int:
     Raises:
         OSError: there is no room for it.
     """
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("inferd")
-    else:
-        descriptor, path = tempfile.mkstemp(prefix="inferd-")
-        os.unlink(path)
-    os.write(descriptor, _NUMBER.pack(_NOBODY) * (workers + 1))
+    nobody = _NUMBER.pack(_NOBODY) * (workers + 1)
+    descriptor = make_memory(len(nobody))
+    os.write(descriptor, nobody)
     return descriptor

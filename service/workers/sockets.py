@@ -8,7 +8,8 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Callable, Sequence
+import ssl
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,10 +88,10 @@ def _error(error: OSError, what: str) -> OSError:
     return OSError(error.errno, f"{what}: {os.strerror(error.errno or 0)}")
 
 
-def url_of(listener: socket.socket) -> str:
+def url_of(listener: socket.socket, scheme: str = "http") -> str:
     """The address to call."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 @dataclass
@@ -120,6 +121,7 @@ class Acceptor:
         protocol: makes the protocol of a connection.
         open_connections: how many there are.
         counts: where all processes say how many they have; None = this one doesn't look at others.
+        tls: how connections are encrypted; None = they are not.
     """
 
     def __init__(
@@ -129,17 +131,24 @@ class Acceptor:
         *,
         open_connections: Callable[[], int] = lambda: 0,
         counts: Counts | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.listeners = listeners
         self._protocol = protocol
         self._open_connections = open_connections
         self._counts = counts
+        self._tls = tls
         self._yielding: dict[socket.socket, _Yielding] = {}
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[object]] = set()
         self._stopped = False
         for listener in listeners:
             listener.setblocking(False)
+
+    @property
+    def opening(self) -> Collection[asyncio.Task[object]]:
+        """Connections that were taken and can't be used yet, as they have to be encrypted."""
+        return tuple(self._opening)
 
     def start(self) -> None:
         """Take connections from now on, unless `stop` was quicker."""
@@ -173,13 +182,21 @@ class Acceptor:
             return
         connection.setblocking(False)
         task: asyncio.Task[object] = self._loop.create_task(
-            self._loop.connect_accepted_socket(self._protocol, connection)
+            self._loop.connect_accepted_socket(self._protocol, connection, ssl=self._tls)
         )
         self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
+        task.add_done_callback(self._opened)
         if self._counts:
             self._counts.took()
             self._tell()
+
+    def _opened(self, task: asyncio.Task[object]) -> None:
+        """Look at a connection that can be used, or can't: its client has gone, or speaks no TLS that is taken here."""
+        self._opening.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            if not isinstance(error, OSError):
+                raise error
+            logger.debug("a connection came to nothing: %s", error)
 
     def _tell(self) -> None:
         """Say how many connections there are."""

@@ -22,6 +22,7 @@ from service.repository.control import Listed, VersionPolicy
 from service.repository.controller import Controller, ControlOptions
 from service.repository.placement import Key
 from service.repository.statistics import VersionStatistics
+from service.security.usage import make_usage, open_usage
 from service.settings import Settings
 from service.snapshots import Exposed, Snapshot, render
 from service.workers.channel import Channel
@@ -86,6 +87,9 @@ class Supervisor:
                 resources.enter_context(listener)
             self._counted = make_counts(self._count)
             resources.callback(os.close, self._counted)
+            self._used = make_usage(self._count)
+            resources.callback(os.close, self._used)
+            self._usage = open_usage(self._used)
             self._counts = resources.enter_context(contextlib.closing(Counts(self._counted)))
             if settings.grpc_port is not None:
                 holder = resources.enter_context(reserve(settings.host, settings.grpc_port))
@@ -105,7 +109,11 @@ class Supervisor:
                 resources.callback(exporter.server_close)
                 resources.callback(exporter.shutdown)
             for listener in self._listeners:
-                logger.info("inferd is running on %s with %d workers", url_of(listener), self._count)
+                logger.info(
+                    "inferd is running on %s with %d workers",
+                    url_of(listener, "https" if settings.tls_cert_file else "http"),
+                    self._count,
+                )
             async with asyncio.TaskGroup() as tasks:
                 starting = tasks.create_task(self._controller.start(tried=True))
                 keeping = [tasks.create_task(self._keep(index)) for index in range(self._count)]
@@ -186,6 +194,7 @@ class Supervisor:
         self._controller.leave(worker.replica)
         del self._workers[index]
         self._counts.put_at(index, None)
+        self._usage.forget(index)
         self._figures.ended(index)
         self._figures.joined(len(self._workers))
         return describe_end(code)
@@ -193,7 +202,7 @@ class Supervisor:
     async def _start(self, index: int) -> _Worker:
         ours, theirs = socket.socketpair()
         with theirs:
-            shared = [self._counted, theirs.fileno(), *(listener.fileno() for listener in self._listeners)]
+            shared = [self._counted, self._used, theirs.fileno(), *(listener.fileno() for listener in self._listeners)]
             process = await asyncio.create_subprocess_exec(
                 *python("worker", "--index", str(index), "--descriptors", ",".join(map(str, shared))),
                 stdin=asyncio.subprocess.PIPE,

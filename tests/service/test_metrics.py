@@ -14,6 +14,7 @@ from tests.service.requests import BRIGHT, PNG, gained, metrics, parsed, tensor
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 NAMES = {
     "inferd_requests_total": "counter",
+    "inferd_key_requests_total": "counter",
     "inferd_request_failures_total": "counter",
     "inferd_batch_dispatch_total": "counter",
     "inferd_variant_fallback_total": "counter",

@@ -23,6 +23,13 @@ VALUES: dict[str, tuple[str, object]] = {
     "load_timeout_s": ("60", 60.0),
     "let_go_timeout_s": ("0", 0.0),
     "admin_key": ("secret", SecretStr("secret")),
+    "api_keys_file": ("/srv/keys.jsonl", Path("/srv/keys.jsonl")),
+    "predict_access": ("key", "key"),
+    "metrics_access": ("open", "open"),
+    "cors_origins": ("https://a.example, http://localhost:3000", "https://a.example,http://localhost:3000"),
+    "tls_cert_file": ("/srv/tls.crt", Path("/srv/tls.crt")),
+    "tls_key_file": ("/srv/tls.key", Path("/srv/tls.key")),
+    "tls_client_ca_file": ("/srv/ca.crt", Path("/srv/ca.crt")),
     "device": ("cuda", "cuda"),
     "tensorrt": ("true", True),
     "threads": ("3", 3),
@@ -52,6 +59,9 @@ BAD_VALUES = {
     "load_timeout_s": ["0"],
     "let_go_timeout_s": ["-1"],
     "admin_key": ["two words", "schl\u00fcssel", "a\nb"],
+    "predict_access": ["closed", ""],
+    "metrics_access": ["public", ""],
+    "cors_origins": ["a.example", "https://a.example/", "https://a.example/page", "*,https://a.example", "https://*.a"],
     "device": ["gpu", "CUDA", ""],
     "tensorrt": ["perhaps"],
     "threads": ["-1", "257", "1.5"],
@@ -116,7 +126,10 @@ def test_a_bad_value_is_refused_by_its_name(name: str, text: str, monkeypatch: p
     assert {problem["loc"][0] for problem in caught.value.errors()} == {name}
 
 
-@pytest.mark.parametrize("name", ["grpc_port", "metrics_port", "admin_key"])
+OPTIONAL = ["api_keys_file", "cors_origins", "tls_cert_file", "tls_key_file", "tls_client_ca_file"]
+
+
+@pytest.mark.parametrize("name", ["grpc_port", "metrics_port", "admin_key", *OPTIONAL])
 def test_an_empty_variable_stands_for_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"{ENV_PREFIX}{name.upper()}", "")
     assert getattr(Settings(), name) is None

@@ -37,7 +37,6 @@ from service.protocols.shortcuts import path_parameters
 from service.repository.control import Control
 from service.repository.model import Model
 from service.repository.repository import Repository
-from service.security import AdminKey
 
 _HEADER_LENGTH = "inference-header-content-length"
 
@@ -108,15 +107,12 @@ _INFERENCE_OPENAPI = {
 }
 
 
-def router(
-    repository: Repository, control: Control, *, admin: AdminKey, version: str, max_body_bytes: int
-) -> APIRouter:
+def router(repository: Repository, control: Control, *, version: str, max_body_bytes: int) -> APIRouter:
     """The routes of this dialect.
 
     Args:
         repository: the models that answer here.
         control: the server as a whole.
-        admin: who may load and unload.
         version: inferd's.
         max_body_bytes: of a request, as it is sent and once it is decompressed.
     """
@@ -211,13 +207,11 @@ def router(
 
     async def load(request: Request, model: str) -> Response:
         """Serve what lies in the model's folder now; answer once every worker does."""
-        admin.check(request.headers.get("authorization"))
         await control.load(model, policy_of(model, await _read_parameters(request, max_body_bytes)))
         return json_response({})
 
     async def unload(request: Request, model: str) -> Response:
         """Serve the model no longer; answer once no worker takes requests for it."""
-        admin.check(request.headers.get("authorization"))
         parameters = await _read_parameters(request, max_body_bytes)
         flag("unload", parameters, "unload_dependents", default=False)  # no model has any
         await control.unload(model)

@@ -134,8 +134,8 @@ def test_a_model_that_is_unloaded_serves_nowhere(controller: Caller) -> None:
 @pytest.mark.parametrize("key", KEYLESS.values(), ids=KEYLESS)
 def test_control_needs_the_key(caller: Caller, key: str | None) -> None:
     def check(own: Caller) -> None:
-        own.refused(lambda: own.unload_model("swap", headers=headers(key)), 401, "admin key")
-        own.refused(lambda: own.load_model("swap", headers=headers(key), config=policy(latest={})), 401, "admin key")
+        own.refused(lambda: own.unload_model("swap", headers=headers(key)), 401, "key")
+        own.refused(lambda: own.load_model("swap", headers=headers(key), config=policy(latest={})), 401, "key")
         assert serving(own, "swap") == [1, 2, 10]
 
     everywhere(caller, check)

@@ -29,6 +29,7 @@ MEANT = {
     "NotFound": 404,
     "NotReady": 503,
     "Overloaded": 429,
+    "LimitReached": 429,
     "DeadlineExceeded": 504,
     "Cancelled": 499,
     "RuntimeFailure": 500,

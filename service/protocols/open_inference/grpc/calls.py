@@ -24,6 +24,8 @@ from service.protocols.open_inference.grpc.errors import (
     status_of,
     trailers_of,
 )
+from service.security.access import Access, Grant, presented
+from service.security.keys import Scope
 
 logger = logging.getLogger(__name__)
 access = logging.getLogger("inferd.access")
@@ -44,6 +46,8 @@ class Call:
         size: of the request in bytes; of a stream it is 0.
         deadline: when the client gives up, on the clock of `time.monotonic`.
         max_answer_bytes: how large a message may go back.
+        admit: lets one request of a stream in; a call of one request has been let in already.
+        key: the name of the key that it came with, if it needed one.
         trailers: what goes back beside the answer.
     """
 
@@ -51,6 +55,8 @@ class Call:
     size: int
     deadline: float | None
     max_answer_bytes: int
+    admit: Callable[[], Grant] = field(default=partial(Grant, None))
+    key: str | None = None
     trailers: list[tuple[str, str]] = field(default_factory=list)
 
     def text(self, name: str) -> str | None:
@@ -95,12 +101,14 @@ class Calls:
 
     Args:
         metrics: where calls are counted.
+        access: who may do what.
         max_message_bytes: how large a message may be.
         access_log: whether every call is logged, or only those that fail by our fault.
     """
 
-    def __init__(self, metrics: Metrics, *, max_message_bytes: int, access_log: bool) -> None:
+    def __init__(self, metrics: Metrics, access: Access, *, max_message_bytes: int, access_log: bool) -> None:
         self._metrics = metrics
+        self._access = access
         self._max_message_bytes = max_message_bytes
         self._access_log = access_log
         self._answering = asyncio.Event()
@@ -114,32 +122,44 @@ class Calls:
         """Give them, and hold no more."""
         self._answering.set()
 
-    def unary(self, method: str, request_type: type[Message], handler: UnaryHandler) -> grpc.RpcMethodHandler:
-        """Make a method of one request and one answer."""
+    def unary(
+        self, method: str, scope: Scope | None, request_type: type[Message], handler: UnaryHandler
+    ) -> grpc.RpcMethodHandler:
+        """Make a method of one request and one answer, for keys with `scope`; without one it needs none."""
 
         async def answer(body: bytes, context: grpc.aio.ServicerContext) -> bytes:
             async def work(call: Call) -> bytes:
                 try:
-                    return call.serialize(await handler(parse(request_type, body), call))
+                    with call.admit() as grant:
+                        call.key = grant.name
+                        return call.serialize(await handler(parse(request_type, body), call))
                 finally:
                     await self._answering.wait()
 
-            return await self._observed(method, context, len(body), work)
+            return await self._observed(method, scope, context, len(body), work)
 
         # Without serializers of gRPC's own, a body that is no such message is answered as every other mistake is.
         return grpc.unary_unary_rpc_method_handler(answer)
 
-    def stream(self, method: str, handler: StreamHandler) -> grpc.RpcMethodHandler:
-        """Make a method of many requests and many answers."""
+    def stream(self, method: str, scope: Scope, handler: StreamHandler) -> grpc.RpcMethodHandler:
+        """Make a method of many requests and many answers; the handler has each request admitted."""
 
         async def answer(_: object, context: grpc.aio.ServicerContext) -> None:
-            duplex = Duplex(partial(_read, context), context.write)
-            await self._observed(method, context, 0, partial(handler, duplex))
+            async def work(call: Call) -> None:
+                call.key = self._access.check(scope, _key_in(call))
+                await handler(Duplex(partial(_read, context), context.write), call)
+
+            await self._observed(method, scope, context, 0, work)
 
         return grpc.stream_stream_rpc_method_handler(answer)
 
     async def _observed(
-        self, method: str, context: grpc.aio.ServicerContext, size: int, work: Callable[[Call], Awaitable[T]]
+        self,
+        method: str,
+        scope: Scope | None,
+        context: grpc.aio.ServicerContext,
+        size: int,
+        work: Callable[[Call], Awaitable[T]],
     ) -> T:
         started = time.perf_counter()
         remaining_s = context.time_remaining()
@@ -148,6 +168,7 @@ class Calls:
             size=size,
             deadline=None if remaining_s is None else time.monotonic() + remaining_s,
             max_answer_bytes=self._max_message_bytes,
+            admit=lambda: self._access.admit(scope, _key_in(call)) if scope else Grant(None),
         )
         identity = identity_of(call.text("x-request-id"))
         request_id.set(identity)  # each call has a context of its own, so nothing needs to be put back
@@ -174,7 +195,7 @@ class Calls:
         finally:
             self._metrics.count_request(PROTOCOL, code.name)
             if self._access_log or code is StatusCode.INTERNAL:
-                _log(method, code, time.perf_counter() - started)
+                _log(method, code, time.perf_counter() - started, call.key)
 
 
 def parse(request_type: type[M], body: bytes) -> M:
@@ -195,7 +216,18 @@ async def _read(context: grpc.aio.ServicerContext) -> bytes | None:
     return None if message is grpc.aio.EOF else message
 
 
-def _log(method: str, code: StatusCode, seconds: float) -> None:
-    fields = {"method": method, "status": code.name, "duration_ms": round(1000 * seconds, 3)}
+def _key_in(call: Call) -> bytes | None:
+    """The key that came with a call."""
+    return presented(_bytes(call.text("authorization")), _bytes(call.text("x-api-key")))
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else text.encode(errors="surrogatepass")
+
+
+def _log(method: str, code: StatusCode, seconds: float, key: str | None) -> None:
+    fields: dict[str, object] = {"method": method, "status": code.name, "duration_ms": round(1000 * seconds, 3)}
+    if key:
+        fields["key"] = key
     level = logging.ERROR if code is StatusCode.INTERNAL else logging.INFO
     access.log(level, "gRPC %s %s", method, code.name, extra={"fields": fields})

@@ -17,7 +17,8 @@ from service.protocols.open_inference.grpc.service import InferenceService
 from service.protocols.open_inference.grpc.streams import Streams
 from service.repository.control import Control
 from service.repository.repository import Repository
-from service.security import AdminKey
+from service.security.access import Access
+from service.security.tls import Pem, Tls
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,8 @@ class GrpcServer:
     Args:
         repository: the models.
         control: the server as a whole.
-        admin: the key that opens control.
+        access: who may do what. Health and reflection need no key.
+        tls: of connections; None = they are not encrypted.
         metrics: where calls are counted.
         version: of inferd.
         host: address to listen on.
@@ -65,7 +67,8 @@ class GrpcServer:
         *,
         repository: Repository,
         control: Control,
-        admin: AdminKey,
+        access: Access,
+        tls: Tls | None,
         metrics: Metrics,
         version: str,
         host: str,
@@ -84,10 +87,9 @@ class GrpcServer:
         }
         self._health = Health(repository)
         self._streams = Streams(_MOST_IN_A_STREAM)
-        self._service = InferenceService(
-            repository=repository, control=control, admin=admin, version=version, streams=self._streams
-        )
-        self._calls = Calls(metrics, max_message_bytes=max_message_bytes, access_log=access_log)
+        self._service = InferenceService(repository=repository, control=control, version=version, streams=self._streams)
+        self._tls = tls
+        self._calls = Calls(metrics, access, max_message_bytes=max_message_bytes, access_log=access_log)
         self._server: grpc.aio.Server | None = None
         self._stopping: asyncio.Future[None] | None = None
 
@@ -107,7 +109,11 @@ class GrpcServer:
         names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
         try:
-            port: int = server.add_insecure_port(self._address)
+            port: int = (
+                server.add_secure_port(self._address, _credentials(self._tls))
+                if self._tls
+                else server.add_insecure_port(self._address)
+            )
         except RuntimeError as error:
             raise OSError(
                 errno.EADDRINUSE, f"gRPC can't listen on {self._address}: taken, or no address of this machine"
@@ -144,3 +150,21 @@ class GrpcServer:
         await asyncio.sleep(0)  # by now it has told the connections
         self._calls.release()
         await stopping
+
+
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    """Certificates for each new connection: those that were read last."""
+    told = tls.pem
+
+    def of(pem: Pem) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration([(pem.key, pem.chain)], pem.client_ca)
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal told
+        pem = tls.pem
+        if pem is told:
+            return None
+        told = pem
+        return of(pem)
+
+    return grpc.dynamic_ssl_server_credentials(of(told), changed, tls.asks_clients)

@@ -32,11 +32,27 @@ from service.protocols.requests import answer_headers
 from service.repository.control import Control
 from service.repository.model import Model
 from service.repository.repository import Repository
-from service.security import AdminKey
+from service.security.keys import Scope
 
 logger = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+
+SCOPES: Mapping[str, Scope | None] = {
+    "ServerLive": None,
+    "ServerReady": None,
+    "ModelReady": None,
+    "ServerMetadata": "predict",
+    "ModelMetadata": "predict",
+    "ModelInfer": "predict",
+    "ModelStreamInfer": "predict",
+    "ModelConfig": "predict",
+    "ModelStatistics": "predict",
+    "RepositoryIndex": "predict",
+    "RepositoryModelLoad": "admin",
+    "RepositoryModelUnload": "admin",
+}
+"""The scope that a key needs for each method; None = it needs no key, as probes have none."""
 
 T = TypeVar("T")
 
@@ -47,17 +63,13 @@ class InferenceService:
     Args:
         repository: the models.
         control: the server as a whole.
-        admin: the key that opens control.
         version: of inferd.
         streams: where streams are served.
     """
 
-    def __init__(
-        self, *, repository: Repository, control: Control, admin: AdminKey, version: str, streams: Streams
-    ) -> None:
+    def __init__(self, *, repository: Repository, control: Control, version: str, streams: Streams) -> None:
         self._repository = repository
         self._control = control
-        self._admin = admin
         self._version = version
         self._streams = streams
         self._unary: Mapping[str, UnaryHandler] = {
@@ -77,10 +89,11 @@ class InferenceService:
     def handlers(self, calls: Calls) -> dict[str, grpc.RpcMethodHandler]:
         """What gRPC calls, by the method's name."""
         methods = {
-            name: calls.unary(name, getattr(pb, SERVICE.methods_by_name[name].input_type.name), handler)
+            name: calls.unary(name, SCOPES[name], getattr(pb, SERVICE.methods_by_name[name].input_type.name), handler)
             for name, handler in self._unary.items()
         }
-        return {**methods, "ModelStreamInfer": calls.stream("ModelStreamInfer", self._model_stream_infer)}
+        stream = "ModelStreamInfer"
+        return {**methods, stream: calls.stream(stream, "predict", self._model_stream_infer)}
 
     async def _server_live(self, _request: pb.ServerLiveRequest, _call: Call) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
@@ -128,17 +141,15 @@ class InferenceService:
         )
 
     async def _repository_model_load(
-        self, request: pb.RepositoryModelLoadRequest, call: Call
+        self, request: pb.RepositoryModelLoadRequest, _call: Call
     ) -> pb.RepositoryModelLoadResponse:
-        self._admin.check(call.text("authorization"))
         name = _model_to_control(request)
         await self._control.load(name, policy_of(name, parameters_of(request.parameters)))
         return pb.RepositoryModelLoadResponse(model_name=name, isLoaded=True)
 
     async def _repository_model_unload(
-        self, request: pb.RepositoryModelUnloadRequest, call: Call
+        self, request: pb.RepositoryModelUnloadRequest, _call: Call
     ) -> pb.RepositoryModelUnloadResponse:
-        self._admin.check(call.text("authorization"))
         name = _model_to_control(request)
         flag("unload", parameters_of(request.parameters), "unload_dependents", default=False)  # no model has any
         await self._control.unload(name)
@@ -158,9 +169,10 @@ class InferenceService:
             inferred = response.infer_response
             inferred.parameters["triton_final_response"].bool_param = True  # a request has one answer
             try:
-                request = parse(pb.ModelInferRequest, body)
-                await self._infer(request, len(body), call.deadline, inferred)
-                return call.serialize(response)
+                with call.admit():
+                    request = parse(pb.ModelInferRequest, body)
+                    await self._infer(request, len(body), call.deadline, inferred)
+                    return call.serialize(response)
             except Exception as error:
                 inferred.Clear()
                 inferred.id = request.id

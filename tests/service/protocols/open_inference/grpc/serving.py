@@ -23,11 +23,12 @@ from service.repository.bundle import LoadOptions
 from service.repository.controller import Controller, ControlOptions
 from service.repository.local_control import LocalControl
 from service.repository.repository import QueueLimits, Repository
-from service.security import AdminKey
+from service.security.access import Access
+from service.security.tls import Tls
 from service.settings import Settings
 from service.threads import BoundedThreads
 
-ADMIN_KEY = "opens control"
+ADMIN_KEY = "opens-control"
 VERSION = "9.8.7"
 
 
@@ -91,7 +92,8 @@ async def serving(
     **changes: Any,
 ) -> AsyncIterator[Serving]:
     """Serve what lies in `models`; `changes` are settings. `during_load` runs before anything is loaded."""
-    settings = Settings(**{"models": models, "threads": 1, "model_control": "explicit", **changes})
+    usual = {"models": models, "threads": 1, "model_control": "explicit", "admin_key": admin_key}
+    settings = Settings(**{**usual, **changes})
     metrics = Metrics(VERSION)
     repository = Repository(
         options=LoadOptions.of(settings),
@@ -105,7 +107,8 @@ async def serving(
     server = GrpcServer(
         repository=repository,
         control=control,
-        admin=AdminKey(admin_key),
+        access=Access.of(settings, metrics),
+        tls=Tls.of(settings),
         metrics=metrics,
         version=VERSION,
         host=settings.host,

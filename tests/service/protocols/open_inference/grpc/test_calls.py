@@ -17,6 +17,7 @@ from service.metrics import Metrics
 from service.observability import JsonFormatter, request_id
 from service.protocols.open_inference.grpc import open_inference_pb2 as pb
 from service.protocols.open_inference.grpc.calls import Call, Calls, Duplex
+from service.security.access import Access
 from tests.service.protocols.open_inference.grpc.conftest import Shared
 from tests.service.protocols.open_inference.grpc.serving import until
 from tests.service.requests import parsed
@@ -25,13 +26,18 @@ Handler = Callable[[pb.ModelReadyRequest, Call], Awaitable[Message]]
 Ask = Callable[..., grpc.aio.UnaryUnaryCall]
 
 
+def everybody(metrics: Metrics) -> Access:
+    return Access(open=("predict",), metrics=metrics)
+
+
 @asynccontextmanager
 async def answering(
-    handler: Handler, metrics: Metrics | None = None, *, access_log: bool = False
+    handler: Handler, metrics: Metrics | None = None, *, access: Access | None = None, access_log: bool = False
 ) -> AsyncIterator[Ask]:
     """Serve one method, and give what calls it with bytes."""
-    calls = Calls(metrics or Metrics("0"), max_message_bytes=100, access_log=access_log)
-    method = calls.unary("ModelReady", pb.ModelReadyRequest, handler)
+    metrics = metrics or Metrics("0")
+    calls = Calls(metrics, access or everybody(metrics), max_message_bytes=100, access_log=access_log)
+    method = calls.unary("ModelReady", "predict", pb.ModelReadyRequest, handler)
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", {"ModelReady": method}),))
     port = server.add_insecure_port("127.0.0.1:0")
@@ -273,7 +279,9 @@ def test_a_stream_is_a_call_too() -> None:
 
     async def main() -> None:
         server = grpc.aio.server()
-        method = Calls(metrics, max_message_bytes=100, access_log=False).stream("Echo", echo)
+        method = Calls(metrics, everybody(metrics), max_message_bytes=100, access_log=False).stream(
+            "Echo", "predict", echo
+        )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", {"Echo": method}),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()

@@ -25,7 +25,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from service.metrics import Metrics
 from service.protocols.open_inference.grpc import server
 from service.protocols.open_inference.grpc.server import ENVELOPE_BYTES, GrpcServer
-from service.security import AdminKey
+from service.security.access import Access
 from tests.bundles import identity_graph, make_bare, make_bundle, slow_graph
 from tests.service.protocols.open_inference.grpc.conftest import Shared
 from tests.service.protocols.open_inference.grpc.serving import (
@@ -55,7 +55,8 @@ def another(running: Serving, **changes: Any) -> GrpcServer:
         **{
             "repository": running.repository,
             "control": running.control,
-            "admin": AdminKey(None),
+            "access": Access(open=("predict",), metrics=Metrics("0")),
+            "tls": None,
             "metrics": Metrics("0"),
             "version": "0",
             "host": "127.0.0.1",

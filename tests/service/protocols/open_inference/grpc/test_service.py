@@ -253,7 +253,7 @@ def test_control_is_closed_where_the_server_has_no_key_or_another_way_of_control
 
     async def main() -> None:
         for admin_key, mode, details in (
-            ("", "explicit", "has no admin key"),
+            ("", "explicit", "has no key for it"),
             (ADMIN_KEY, "none", "only with INFERD_MODEL_CONTROL=explicit"),
         ):
             async with serving(models, admin_key=admin_key, model_control=mode) as running:
