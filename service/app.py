@@ -15,6 +15,7 @@ from prometheus_client import start_http_server
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
+from service.bodies import Bodies
 from service.errors import InferdError
 from service.machine import cpu_quota
 from service.metrics import Metrics
@@ -57,7 +58,7 @@ def create_app(settings: Settings, *, control: Control | None = None, usage: Usa
 
     Returns:
         The application. Its `state` has what a server needs to drive it: `repository`, to tell that it drains and what
-        to serve, `grpc`, to start it beside HTTP, and `metrics`.
+        to serve, `grpc`, to start it beside HTTP, `tls`, for connections of both, and `metrics`.
 
     Raises:
         ValueError: the device asked for is not to be had, or a file of profiles, keys or certificates says none.
@@ -125,6 +126,7 @@ def create_app(settings: Settings, *, control: Control | None = None, usage: Usa
     app = FastAPIOffline(title="inferd", version=version, lifespan=lifespan, redoc_url=None)
     app.state.repository, app.state.grpc, app.state.tls, app.state.metrics = repository, grpc, tls, metrics
     limit = settings.max_body_bytes
+    app.state.bodies = Bodies(max(limit, settings.max_inflight_bytes // settings.processes))
     routers = [
         health.router(repository, control, with_metrics=settings.metrics_port is None),
         predict.router(repository, max_body_bytes=limit),
@@ -158,6 +160,7 @@ def create_app(settings: Settings, *, control: Control | None = None, usage: Usa
     app.add_middleware(
         Observability,
         metrics=metrics,
+        bodies=app.state.bodies,
         is_draining=lambda: repository.is_draining,
         access_log=settings.access_log,
     )

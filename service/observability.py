@@ -15,6 +15,7 @@ from typing import Any
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.bodies import Bodies
 from service.metrics import Metrics
 
 logger = logging.getLogger("inferd.access")
@@ -80,18 +81,22 @@ def configure_logging(level: str, *, worker: int | None = None) -> None:
 
 
 class Observability:
-    """The one ASGI middleware: it names each request, counts it, logs it, and says goodbye when the server drains.
+    """The outermost middleware: it names each request, counts it, logs it, and says goodbye when the server drains.
 
     Args:
         app: what answers.
-        metrics: where requests are counted.
+        metrics: where requests are counted,
+        bodies: and what they hold.
         is_draining: whether connections should be given up after their answer.
         access_log: whether every request is logged, or only those that fail by our fault.
     """
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, is_draining: Callable[[], bool], access_log: bool) -> None:
+    def __init__(
+        self, app: ASGIApp, *, metrics: Metrics, bodies: Bodies, is_draining: Callable[[], bool], access_log: bool
+    ) -> None:
         self._app = app
         self._metrics = metrics
+        self._bodies = bodies
         self._is_draining = is_draining
         self._access_log = access_log
 
@@ -115,9 +120,11 @@ class Observability:
                     headers["connection"] = "close"
             await send(message)
 
+        self._bodies.watch(scope)
         try:
             await self._app(scope, receive, send_observed)
         finally:
+            self._bodies.release(scope)
             self._metrics.count_request(_protocol(scope["path"]), status)
             if self._access_log or status == 500:
                 self._log(scope, status, time.perf_counter() - started)

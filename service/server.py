@@ -10,10 +10,12 @@ import signal
 import socket
 from collections.abc import Sequence
 from types import FrameType
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
 
+from service.connections import BoundedProtocol, ConnectionLimits, Watch, bounded
 from service.protocols.open_inference.grpc.server import GrpcServer
 from service.repository.repository import Repository
 from service.security.tls import Tls
@@ -30,6 +32,8 @@ balancers 60 s), as whoever keeps it longer may send a request into one that is 
 _FIRST_REQUEST_S = 0.25
 """How long a connection that was accepted last may take to send its request."""
 
+_TRANSFER_BYTES = 2**20
+"""Beside twice the largest body: so much may a transfer in chunks add to it."""
 
 _HANDSHAKE_S = 2.0
 """How long a connection that was accepted last may take until it is encrypted."""
@@ -54,11 +58,13 @@ class DrainingServer(uvicorn.Server):
     ) -> None:
         tls: Tls | None = app.state.tls
         self._ssl = tls.context if tls else None
+        limits = connection_limits(settings)
         super().__init__(
             uvicorn.Config(
                 app,
                 host=settings.host,
                 port=settings.port,
+                http=bounded(limits),
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -74,6 +80,8 @@ class DrainingServer(uvicorn.Server):
         self._shared = shared
         self._counts = counts
         self._acceptor: Acceptor | None = None
+        # uvicorn's own set, of what `http` makes
+        self._watch = Watch(cast("set[BoundedProtocol]", self.server_state.connections), limits)
         self.is_up = asyncio.Event()
 
     async def accept(self) -> None:
@@ -121,6 +129,7 @@ class DrainingServer(uvicorn.Server):
         if self._grpc and not self._shared:
             await self._grpc.start()
         await super().startup([] if self._shared else sockets)
+        self._watch.start()
         self.is_up.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -132,6 +141,7 @@ class DrainingServer(uvicorn.Server):
         if not self.force_exit:
             await asyncio.sleep(_FIRST_REQUEST_S)
         await super().shutdown(sockets)  # its last step, the application's own end, waits for gRPC
+        self._watch.stop()
         if ending:
             await ending
 
@@ -167,6 +177,20 @@ class DrainingServer(uvicorn.Server):
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
         return protocol
+
+
+def connection_limits(settings: Settings) -> ConnectionLimits:
+    """What the settings say of connections: for one process, its share of what all of them have."""
+    return ConnectionLimits(
+        max_connections=max(1, settings.max_connections // settings.processes),
+        max_head_bytes=settings.max_head_bytes,
+        max_url_bytes=settings.max_url_bytes,
+        max_message_bytes=2 * settings.max_body_bytes + _TRANSFER_BYTES,
+        max_unread_bytes=max(1, settings.max_inflight_bytes // settings.processes),
+        head_timeout_s=settings.head_timeout_s,
+        body_timeout_s=settings.body_timeout_s,
+        send_timeout_s=settings.send_timeout_s,
+    )
 
 
 def _completed(listener: socket.socket) -> list[socket.socket]:

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from service.batching.records import Answer
+from service.bodies import count
 from service.errors import BadInput, Cancelled, TooLarge
 from service.repository.model import Model
 from service.repository.repository import Repository
@@ -25,6 +26,9 @@ from service.tensors import Arrays
 T = TypeVar("T")
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
+
+MOST_JSON_CONTAINERS = 2**18
+MOST_JSON_VALUES = 2**21
 
 _TIME = re.compile(r"[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?|\.[0-9]+")
 """A number as people write it; Python's own float takes more, such as 1_0."""
@@ -50,6 +54,7 @@ async def read_body(request: Request, limit: int) -> bytes:
 
     Raises:
         TooLarge: the body is, or says it is, longer than `limit`; the rest is not read.
+        Overloaded: the bodies of all requests are too many bytes together.
         Cancelled: the client went away.
     """
     too_large = TooLarge(f"the body is larger than {limit} bytes (INFERD_MAX_BODY_BYTES)")
@@ -67,6 +72,7 @@ async def read_body(request: Request, limit: int) -> bytes:
         size += len(chunk)
         if size > limit:
             raise too_large
+        count(request.scope, len(chunk))
         chunks.append(chunk)
         more = message.get("more_body", False)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -104,12 +110,29 @@ def parse_json(decoder: msgspec.json.Decoder[T], body: bytes | memoryview, expec
     """Decode a JSON body.
 
     Raises:
-        BadInput: it is no JSON, or not what was `expected`.
+        BadInput: it is no JSON, or not what was `expected`, or nested too deeply.
+        TooLarge: it has more arrays, objects or values than may be: each takes many times the room and the time of
+            the few bytes that it is written in.
     """
+    if len(body) > MOST_JSON_CONTAINERS:
+        _check_counts(bytes(body))
     try:
         return decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except RecursionError as error:
+        raise BadInput(f"the body must be {expected}: its arrays and objects are nested too deeply") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"the body must be {expected}: {error}") from error
+
+
+def _check_counts(body: bytes) -> None:
+    """Count signs: those in texts count too, which only who sends many megabytes of text could notice."""
+    if (containers := body.count(b"[") + body.count(b"{")) > MOST_JSON_CONTAINERS:
+        raise TooLarge(f"the body has {containers} arrays and objects, and may have {MOST_JSON_CONTAINERS}")
+    if (values := body.count(b",")) > MOST_JSON_VALUES:
+        raise TooLarge(
+            f"the body has {values} values, and may have {MOST_JSON_VALUES}: tensors go as binary data where there are "
+            "more"
+        )
 
 
 async def run(

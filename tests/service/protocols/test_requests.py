@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -20,8 +21,8 @@ from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.errors import BadInput, Cancelled
-from service.protocols.requests import deadline_of, while_connected
+from service.errors import BadInput, Cancelled, TooLarge
+from service.protocols.requests import MOST_JSON_CONTAINERS, MOST_JSON_VALUES, deadline_of, parse_json, while_connected
 from service.settings import Settings
 from tests import virtual_clock
 from tests.bundles import golden_inputs, logits_of, make_bundle, model_of, slow_graph, weights
@@ -393,3 +394,29 @@ def test_a_defect_amid_a_request_is_counted_as_the_runtimes_failure(fragile: Tes
     after = metrics(fragile)
     assert gained(before, after, "inferd_request_failures_total", model="tiny", reason="runtime") == 1
     assert after['inferd_inflight{model="tiny",version="1"}'] == 0
+
+
+# JSON that is small and takes much
+
+
+ANYTHING = msgspec.json.Decoder()
+
+
+@pytest.mark.parametrize("opened", [b"[", b'{"a":'])
+def test_json_that_is_nested_too_deeply_is_refused_in_words(opened: bytes) -> None:
+    with pytest.raises(BadInput, match="nested too deeply"):
+        parse_json(ANYTHING, opened * 100_000, "JSON")
+
+
+@pytest.mark.parametrize("unit", [b"[],", b"{},"])
+def test_more_arrays_and_objects_than_may_be_are_not_even_read(unit: bytes) -> None:
+    many = b"[" + unit * MOST_JSON_CONTAINERS
+    with pytest.raises(TooLarge, match=f"may have {MOST_JSON_CONTAINERS}"):
+        parse_json(ANYTHING, many, "JSON")
+    assert len(parse_json(ANYTHING, b"[" + unit * 1000 + b"1]", "JSON")) == 1001
+
+
+def test_more_values_than_may_be_are_not_even_read() -> None:
+    with pytest.raises(TooLarge, match=f"may have {MOST_JSON_VALUES}: tensors go as binary"):
+        parse_json(ANYTHING, b"[" + b"1," * (MOST_JSON_VALUES + 1), "JSON")
+    assert len(parse_json(ANYTHING, b"[" + b"1," * (MOST_JSON_VALUES - 1) + b"1]", "JSON")) == MOST_JSON_VALUES

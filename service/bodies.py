@@ -1,0 +1,59 @@
+"""How many bytes of requests a process holds at once: each body is bounded, and so are all of them together."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from typing import Any
+
+from service.errors import Overloaded
+
+_BODIES, _HELD = "inferd.bodies", "inferd.held"
+_RETRY_AFTER_S = 1.0
+
+
+class Bodies:
+    """Counts the bytes of the bodies of all requests, from when they come until their requests are answered.
+
+    Args:
+        limit: of all of them together, in bytes.
+
+    Attributes:
+        held: how many there are.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.held = 0
+        self._limit = limit
+
+    def watch(self, scope: MutableMapping[str, Any]) -> None:
+        """Have `count` find this for the request of `scope`."""
+        scope[_BODIES] = self
+
+    def release(self, scope: MutableMapping[str, Any]) -> None:
+        """The request is answered."""
+        self.held -= scope.pop(_HELD, 0)
+
+    def take(self, scope: MutableMapping[str, Any], size: int) -> None:
+        """Count so many bytes more.
+
+        Raises:
+            Overloaded: there would be too many.
+        """
+        if self.held + size > self._limit:
+            raise Overloaded(
+                f"of all requests together {self._limit} bytes may be held (INFERD_MAX_INFLIGHT_BYTES), and are",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+        self.held += size
+        scope[_HELD] = scope.get(_HELD, 0) + size
+
+
+def count(scope: MutableMapping[str, Any], size: int) -> None:
+    """Count `size` bytes that have come of a request's body, if its bytes are counted.
+
+    Raises:
+        Overloaded: there are too many of all requests together.
+    """
+    bodies: Bodies | None = scope.get(_BODIES)
+    if bodies is not None:
+        bodies.take(scope, size)

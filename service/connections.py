@@ -1,0 +1,321 @@
+"""What a client may do to a connection: how much it may send before it has asked, and how long it may take.
+
+uvicorn bounds none of it, so this is the one place that does. What gets too large is noticed as it comes, in
+`BoundedProtocol`; what takes too long in `Watch`, which looks at every connection once a second, so that a request
+that takes no time costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import httptools
+import msgspec
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+logger = logging.getLogger(__name__)
+
+Doing = Literal["waits", "head", "body", "runs", "reads", "refused"]
+"""What a client does: it waits to ask, sends a request's head or body, waits for the answer, or reads less of it than
+has come; or it was refused, and nothing that it sends is looked at any more."""
+
+LOOK_EVERY_S = 1.0
+_LINGER_S = 1.5
+"""So long a client that was refused may go on sending: a connection that is closed at once takes its answer with it."""
+
+MOST_HEADERS = 256
+MOST_PIPELINED = 64
+"""Requests of one connection that wait for the one before."""
+
+_CROWDED, _ROOMY = 0.95, 0.85
+"""Above this share of the most connections those that have waited for longest are closed, down to that share."""
+_PROGRESS_BYTES = 16 * 1024
+"""Who reads less than this within `send_timeout_s` reads too slowly."""
+
+
+@dataclass(frozen=True)
+class ConnectionLimits:
+    """The bounds of one connection, and of all that a process has.
+
+    Attributes:
+        max_connections: so many at once.
+        max_head_bytes: of a request's line and headers.
+        max_url_bytes: of its target.
+        max_message_bytes: of all that follows a head, with what the transfer adds to a body.
+        max_unread_bytes: of all answers that wait for clients that don't read them.
+        head_timeout_s: from the first byte of a head to its last.
+        body_timeout_s: from there to the last byte of the body.
+        send_timeout_s: for so long an answer may wait for a client that doesn't read it.
+    """
+
+    max_connections: int
+    max_head_bytes: int
+    max_url_bytes: int
+    max_message_bytes: int
+    max_unread_bytes: int
+    head_timeout_s: float
+    body_timeout_s: float
+    send_timeout_s: float
+
+
+class _Refused(Exception):
+    """The parser has to stop: the request was answered."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1, within `limits`, which `bounded` sets for the connections of a server.
+
+    Attributes:
+        doing: what its client was found at.
+        since: from when on, on the event loop's clock.
+    """
+
+    limits: ConnectionLimits
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+        """Take a connection, or refuse it where there are too many."""
+        self.doing: Doing = "waits"
+        self.since = self.loop.time()
+        self._looked_at: object = None  # the request
+        self._unread = 0
+        self._received = 0  # of a head or a body that is not complete
+        self._chunk = 0
+        super().connection_made(transport)
+        if len(self.connections) > (most := self.limits.max_connections):
+            self.refuse(
+                503, f"the server has all the connections that it takes, {most} (INFERD_MAX_CONNECTIONS)", linger=False
+            )
+
+    def data_received(self, data: bytes) -> None:
+        """Read what has come, and refuse what gets too large."""
+        if self.doing == "refused" or self.transport.is_closing():
+            return
+        self._unset_keepalive_if_required()
+        before, self._chunk = self.scope, len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # nothing is upgraded to: it is answered as what it also is, a request
+        except httptools.HttpParserError as error:
+            if not isinstance(error.__context__, _Refused):
+                self.refuse(400, f"this can't be read as HTTP/1.1: {error}")
+            return
+        if self.scope is not before:
+            self._received = 0  # of this request less than a chunk has come
+        elif self._is_in_head():
+            self._received += len(data)
+            if self._received > self.limits.max_head_bytes:
+                self._refuse_head()
+        elif (cycle := self._begun) and cycle.more_body:
+            self._received += len(data)
+            if self._received > self.limits.max_message_bytes or len(self.headers) > MOST_HEADERS:
+                self.refuse(
+                    413,
+                    f"what follows the head of a request may have {self.limits.max_message_bytes} bytes, with what the "
+                    f"transfer adds to the body, and a request {MOST_HEADERS} headers, with those that come last",
+                )
+
+    def on_headers_complete(self) -> None:
+        """Check the head, and answer its request."""
+        if self._received + self._chunk > self.limits.max_head_bytes:  # with what has come behind it
+            head = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if head > self.limits.max_head_bytes:
+                self._refuse_head()
+                raise _Refused
+        if len(self.url) > (most := self.limits.max_url_bytes):
+            self.refuse(414, f"the target of a request may have {most} bytes (INFERD_MAX_URL_BYTES)")
+            raise _Refused
+        if len(self.headers) > MOST_HEADERS:
+            self.refuse(431, f"a request may have {MOST_HEADERS} headers, and this one has {len(self.headers)}")
+            raise _Refused
+        if len(self.pipeline) >= MOST_PIPELINED:
+            self.refuse(429, f"at most {MOST_PIPELINED} requests of a connection may wait for the one before")
+            raise _Refused
+        self._received = 0
+        super().on_headers_complete()
+
+    def resume_writing(self) -> None:
+        """The client has read most of what it had not."""
+        if self.doing == "reads":
+            self.doing = "runs"
+        super().resume_writing()
+
+    def shutdown(self) -> None:
+        """The server ends: end when the answer has been sent."""
+        if self.doing == "refused":
+            self.transport.close()
+        else:
+            super().shutdown()
+
+    def refuse(self, status: int, message: str, *, linger: bool = True) -> None:
+        """End the connection, with an error for an answer unless another answer is on its way."""
+        self._unset_keepalive_if_required()
+        self.doing, self.since = "refused", self.loop.time()
+        cycle = self._begun
+        if cycle is None or cycle.response_complete:
+            answer = True
+        else:
+            answer = not (cycle.response_started or self.pipeline or self._is_in_head())
+            # Whoever makes an answer finds that there is nobody to take it.
+            cycle.disconnected = True
+            cycle.message_event.set()
+        if answer:
+            body = msgspec.json.encode({"error": message})
+            head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+            self.transport.write(STATUS_LINE[status] + head + body)
+        if answer and linger and self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+
+    def look(self, now: float) -> None:
+        """See what the client does, and end that if it takes too long."""
+        if self.doing == "refused":
+            if now - self.since > _LINGER_S:
+                self.transport.abort()
+            return
+        doing = self._doing()
+        if doing == "reads":
+            unread = self.unread
+            if doing != self.doing or unread + _PROGRESS_BYTES <= self._unread:
+                self._unread, self.since = unread, now
+        elif doing != self.doing or self.scope is not self._looked_at:
+            self.since = now
+        self.doing, self._looked_at = doing, self.scope
+        seconds = now - self.since
+        limits = self.limits
+        if doing == "head" and seconds > limits.head_timeout_s:
+            self.refuse(408, f"the head of a request may take {limits.head_timeout_s:g} s (INFERD_HEAD_TIMEOUT_S)")
+        elif doing == "body" and seconds > limits.body_timeout_s:
+            self.refuse(408, f"the body of a request may take {limits.body_timeout_s:g} s (INFERD_BODY_TIMEOUT_S)")
+        elif doing == "reads" and seconds > limits.send_timeout_s:
+            self.cut_off(f"it reads nothing of its answer for {limits.send_timeout_s:g} s (INFERD_SEND_TIMEOUT_S)")
+        elif doing == "waits" and seconds > self.timeout_keep_alive:
+            self.close()  # it has never asked: uvicorn looks at its watch after the first answer only
+
+    def close(self) -> None:
+        """End the connection as one that has rested for long."""
+        self.transport.close()
+
+    def cut_off(self, why: str) -> None:
+        """End the connection without a word: its client would not read it."""
+        logger.info("a client is cut off: %s", why)
+        self.transport.abort()
+
+    @property
+    def unread(self) -> int:
+        """How many bytes wait for the client."""
+        return self.transport.get_write_buffer_size()
+
+    def _doing(self) -> Doing:
+        if self.flow.write_paused:
+            return "reads"
+        if self._is_in_head():
+            return "head"
+        cycle = self._begun
+        if cycle is None:
+            return "waits"
+        if cycle.more_body:
+            return "body"
+        return "waits" if cycle.response_complete else "runs"
+
+    def _is_in_head(self) -> bool:
+        """Whether a request has begun whose head is not complete."""
+        last: object | None = self.scope
+        cycle = self._begun
+        return last is not None and (cycle is None or cycle.scope is not last)
+
+    @property
+    def _begun(self) -> RequestResponseCycle | None:
+        """The last request whose head is complete."""
+        return self.cycle
+
+    def _refuse_head(self) -> None:
+        most = self.limits.max_head_bytes
+        self.refuse(431, f"the line and headers of a request may have {most} bytes together (INFERD_MAX_HEAD_BYTES)")
+
+
+def bounded(limits: ConnectionLimits) -> type[BoundedProtocol]:
+    """The protocol of a server whose connections have `limits`."""
+    return type("BoundedProtocol", (BoundedProtocol,), {"limits": limits})
+
+
+class Watched(Protocol):
+    """A connection, as `Watch` sees it."""
+
+    doing: Doing
+    since: float
+
+    def look(self, now: float) -> None:
+        """See what its client does, and end that if it takes too long."""
+
+    def cut_off(self, why: str) -> None:
+        """End it without a word."""
+
+    def close(self) -> None:
+        """End it as a connection ends that has rested for long."""
+
+    @property
+    def unread(self) -> int:
+        """How many bytes wait for its client."""
+
+
+class Watch:
+    """Looks at all connections once a second, for as long as `start` says.
+
+    Args:
+        connections: those that there are, whenever it looks.
+        limits: of all of them.
+    """
+
+    def __init__(self, connections: Iterable[Watched], limits: ConnectionLimits) -> None:
+        self._connections = connections
+        self._limits = limits
+        self._next: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Look from now on; in the event loop."""
+        loop = asyncio.get_running_loop()
+        self._next = loop.call_later(LOOK_EVERY_S, self._look_and_go_on, loop)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._next:
+            self._next.cancel()
+
+    def look(self, now: float) -> None:
+        """Look once, at `now` on the event loop's clock."""
+        connections = list(self._connections)
+        for one in connections:
+            one.look(now)
+        self._bound_what_is_unread(connections)
+        self._make_room(connections)
+
+    def _look_and_go_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            self.look(loop.time())
+        finally:
+            self._next = loop.call_later(LOOK_EVERY_S, self._look_and_go_on, loop)
+
+    def _bound_what_is_unread(self, connections: Iterable[Watched]) -> None:
+        slow = sorted((one for one in connections if one.doing == "reads"), key=lambda one: one.unread)
+        total = sum(one.unread for one in slow)
+        while slow and total > self._limits.max_unread_bytes:
+            largest = slow.pop()
+            total -= largest.unread
+            largest.cut_off(
+                f"of all answers {self._limits.max_unread_bytes} bytes may wait to be read, and it has most"
+            )
+
+    def _make_room(self, connections: list[Watched]) -> None:
+        """Where it gets crowded, close those that have asked nothing for longest: they come back when they want to."""
+        most = self._limits.max_connections
+        if len(connections) <= most * _CROWDED:
+            return
+        idle = sorted((one for one in connections if one.doing == "waits"), key=lambda one: one.since)
+        for one in idle[: len(connections) - int(most * _ROOMY)]:
+            one.close()

@@ -1,0 +1,411 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
+
+from service.connections import MOST_HEADERS, MOST_PIPELINED, BoundedProtocol, ConnectionLimits, Watch, bounded
+
+LIMITS = ConnectionLimits(
+    max_connections=20,
+    max_head_bytes=4096,
+    max_url_bytes=1000,
+    max_message_bytes=300_000,
+    max_unread_bytes=100_000_000,
+    head_timeout_s=10.0,
+    body_timeout_s=60.0,
+    send_timeout_s=30.0,
+)
+ANSWER_BYTES = 40_000_000
+"""More than the kernel takes for a client that reads nothing."""
+
+
+class Answers:
+    """An application: it says how long the body was, `/much` answers much, `/wait` waits until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Semaphore(0)
+        self.go_on = asyncio.Event()
+        self.disconnected = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        self.asked.release()
+        if scope["path"] == "/wait":
+            await self.go_on.wait()
+        try:
+            body = await request.body()
+        except ClientDisconnect:
+            self.disconnected += 1
+            return
+        content = "x" * ANSWER_BYTES if scope["path"] == "/much" else f"{len(body)} bytes"
+        await PlainTextResponse(content)(scope, receive, send)
+
+
+class Client:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def send(self, content: bytes) -> None:
+        self.writer.write(content)
+
+    async def answer(self) -> tuple[int, bytes]:
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        length = next(int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if b"content-length" in line)
+        return int(head.split()[1]), await self.reader.readexactly(length)
+
+    async def refusal(self) -> tuple[int, str]:
+        """An error, and that the connection is closed behind it."""
+        status, body = await self.answer()
+        assert await self.reader.read() == b""
+        message: str = json.loads(body)["error"]
+        return status, message
+
+
+class Served:
+    """A server on a free port, and the watch that looks when it is told to."""
+
+    def __init__(self, server: uvicorn.Server, answers: Answers, limits: ConnectionLimits) -> None:
+        self.answers = answers
+        self.port = server.servers[0].sockets[0].getsockname()[1]
+        self.connections: set[BoundedProtocol] = server.server_state.connections  # type: ignore[assignment]
+        self._watch = Watch(self.connections, limits)
+        self._clients: list[Client] = []
+
+    async def connect(self) -> Client:
+        client = Client(*await asyncio.open_connection("127.0.0.1", self.port))
+        self._clients.append(client)
+        return client
+
+    def look(self, after_s: float = 0.0) -> None:
+        """Look as if so much time had passed."""
+        self._watch.look(asyncio.get_running_loop().time() + after_s)
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not true():  # noqa: ASYNC110 - what is waited for sets no event
+                await asyncio.sleep(0.001)
+
+    async def close(self) -> None:
+        for client in self._clients:
+            client.writer.close()
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def serving(**changes: Any) -> AsyncIterator[Served]:
+    limits = replace(LIMITS, **changes)
+    answers = Answers()
+    server = uvicorn.Server(
+        uvicorn.Config(answers, port=0, http=bounded(limits), log_config=None, lifespan="off", access_log=False)
+    )
+    config = server.config
+    config.load()
+    server.lifespan = config.lifespan_class(config)
+    await server.startup()
+    served = Served(server, answers, limits)
+    try:
+        yield served
+    finally:
+        answers.go_on.set()
+        await served.close()
+        server.force_exit = True
+        await server.shutdown()
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def bounded_in_time() -> None:
+        async with asyncio.timeout(60):
+            await main()
+
+    asyncio.run(bounded_in_time())
+
+
+def test_requests_are_answered_one_after_the_other() -> None:
+    async def main() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            for length in (0, 5, 100_000):
+                client.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % length + b"x" * length)
+                assert await client.answer() == (200, b"%d bytes" % length)
+
+    run(main)
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "bit by bit"])
+def test_a_head_that_is_too_long_is_refused_while_it_comes(at_once: bool) -> None:
+    async def main() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            head = b"GET / HTTP/1.1\r\nhost: x\r\nx-long: "
+            if at_once:
+                client.send(head + b"x" * 5000 + b"\r\n\r\n")
+            else:
+                client.send(head)
+                for _ in range(50):  # and no end
+                    client.send(b"x" * 100)
+                    await asyncio.sleep(0.001)
+            status, message = await client.refusal()
+            assert status == 431
+            assert "4096 bytes" in message
+            assert "INFERD_MAX_HEAD_BYTES" in message
+
+    run(main)
+
+
+def test_a_long_body_behind_a_short_head_is_no_long_head() -> None:
+    async def main() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            client.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 200000\r\n\r\n" + b"x" * 200_000)
+            assert await client.answer() == (200, b"200000 bytes")
+
+    run(main)
+
+
+def test_a_long_url_and_many_headers_are_refused() -> None:
+    async def main() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            client.send(b"GET /" + b"a" * 1000 + b" HTTP/1.1\r\nhost: x\r\n\r\n")
+            status, message = await client.refusal()
+            assert status == 414
+            assert "1000 bytes" in message
+            assert "INFERD_MAX_URL_BYTES" in message
+            client = await served.connect()
+            client.send(b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * (MOST_HEADERS + 1) + b"\r\n")
+            status, message = await client.refusal()
+            assert status == 431
+            assert str(MOST_HEADERS) in message
+
+    run(main)
+
+
+def test_what_a_transfer_adds_to_its_body_is_bounded() -> None:
+    async def main() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            client.send(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+            await served.answers.asked.acquire()
+            for _ in range(40):  # a byte each, and much that says nothing
+                client.send(b"1;" + b"x" * 10_000 + b"\r\nx\r\n")
+                await asyncio.sleep(0.001)
+            status, message = await client.refusal()
+            assert status == 413
+            assert "300000 bytes" in message
+            assert served.answers.disconnected == 1
+
+    run(main)
+
+
+def test_trailers_without_end_are_refused() -> None:
+    async def main() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            client.send(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n")
+            await served.answers.asked.acquire()
+            client.send(b"a: b\r\n" * (MOST_HEADERS + 1))
+            status, message = await client.refusal()
+            assert status == 413
+            assert str(MOST_HEADERS) in message
+
+    run(main)
+
+
+def test_requests_that_wait_for_the_one_before_are_bounded() -> None:
+    async def main() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            client.send(b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n" * (MOST_PIPELINED + 2))
+            assert await client.reader.read() == b""  # what is being answered may not get another's answer
+
+    run(main)
+
+
+def test_what_is_no_http_is_told_so() -> None:
+    async def main() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            client.send(b"\x16\x03\x01 hello\r\n\r\n")
+            status, message = await client.refusal()
+            assert status == 400
+            assert "HTTP/1.1" in message
+
+    run(main)
+
+
+def test_who_is_slow_with_a_head_is_refused() -> None:
+    async def main() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            client.send(b"GET / HTTP/1.1\r\nhos")
+            (connection,) = served.connections
+            await served.until(lambda: connection._is_in_head())
+            served.look()
+            served.look(9.9)
+            assert len(served.connections) == 1
+            served.look(10.1)
+            status, message = await client.refusal()
+            assert status == 408
+            assert "10 s (INFERD_HEAD_TIMEOUT_S)" in message
+
+    run(main)
+
+
+def test_who_is_slow_with_a_body_is_refused_and_the_request_ends() -> None:
+    async def main() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            client.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n12345")
+            await served.answers.asked.acquire()
+            served.look()
+            served.look(59.9)
+            client.send(b"6")
+            served.look(60.1)
+            status, message = await client.refusal()
+            assert status == 408
+            assert "60 s (INFERD_BODY_TIMEOUT_S)" in message
+            assert served.answers.disconnected == 1
+
+    run(main)
+
+
+def test_many_requests_that_are_each_quick_are_not_one_that_is_slow() -> None:
+    async def main() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            for round_ in range(4):  # whenever anybody looks, there is a body that is not complete
+                client.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n12345")
+                await served.answers.asked.acquire()
+                served.look(30.0 * round_)
+                client.send(b"67890")
+                assert await client.answer() == (200, b"10 bytes")
+
+    run(main)
+
+
+def test_an_answer_may_take_as_long_as_it_takes() -> None:
+    async def main() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            client.send(b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n")
+            await served.answers.asked.acquire()
+            served.look()
+            served.look(3600.0)
+            served.answers.go_on.set()
+            assert await client.answer() == (200, b"0 bytes")
+
+    run(main)
+
+
+def test_who_reads_nothing_of_its_answer_is_cut_off_and_who_reads_slowly_is_not() -> None:
+    async def main() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            client.send(b"GET /much HTTP/1.1\r\nhost: x\r\n\r\n")
+            (connection,) = served.connections
+            await served.until(lambda: connection.unread > 100_000)
+            served.look()
+            for round_ in range(1, 4):
+                before = connection.unread
+                await client.reader.readexactly(8_000_000)
+                await served.until(lambda before=before: connection.unread < before - 100_000)
+                served.look(25.0 * round_)
+                assert len(served.connections) == 1
+            served.look(25.0 * 3 + 30.1)
+            await served.until(lambda: not served.connections)
+
+    run(main)
+
+
+class Slow:
+    """A connection whose client reads nothing."""
+
+    doing = "reads"
+    since = 0.0
+
+    def __init__(self, unread: int) -> None:
+        self.unread = unread
+        self.cut_off_for: list[str] = []
+
+    def look(self, now: float) -> None:
+        pass
+
+    def close(self) -> None:
+        raise AssertionError("nobody is idle")
+
+    def cut_off(self, why: str) -> None:
+        self.cut_off_for.append(why)
+
+
+def test_of_all_that_is_not_read_the_most_is_dropped() -> None:
+    connections = [Slow(unread) for unread in (300, 500, 200, 400)]
+    watch = Watch(connections, replace(LIMITS, max_unread_bytes=600))
+    watch.look(0.0)
+    assert [bool(one.cut_off_for) for one in connections] == [False, True, False, True]
+    assert "600 bytes" in connections[1].cut_off_for[0]
+
+
+def test_a_connection_that_never_asks_ends_as_one_that_asks_no_more() -> None:
+    async def main() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            await served.until(lambda: len(served.connections) == 1)
+            (connection,) = served.connections
+            served.look(connection.timeout_keep_alive - 0.1)
+            assert not connection.transport.is_closing()
+            served.look(connection.timeout_keep_alive + 0.1)
+            assert await client.reader.read() == b""
+
+    run(main)
+
+
+def test_one_connection_too_many_is_refused_in_words() -> None:
+    async def main() -> None:
+        async with serving(max_connections=2) as served:
+            for _ in range(2):
+                (await served.connect()).send(b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n")
+                await served.answers.asked.acquire()
+            status, message = await (await served.connect()).refusal()
+            assert status == 503
+            assert "2 (INFERD_MAX_CONNECTIONS)" in message
+
+    run(main)
+
+
+def test_where_it_gets_crowded_who_has_asked_nothing_for_longest_makes_room() -> None:
+    async def main() -> None:
+        async with serving() as served:
+            waiting = [await served.connect() for _ in range(18)]
+            busy = [await served.connect() for _ in range(2)]
+            for client in busy:
+                client.send(b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n")
+                await served.answers.asked.acquire()
+            await served.until(lambda: len(served.connections) == 20)
+            served.look()
+            await served.until(lambda: len(served.connections) == 17)
+            ended = [client for client in waiting if client.reader.at_eof() or await _has_ended(client)]
+            assert len(ended) == 3
+            served.answers.go_on.set()
+            for client in busy:
+                assert (await client.answer())[0] == 200
+
+    run(main)
+
+
+async def _has_ended(client: Client) -> bool:
+    try:
+        async with asyncio.timeout(0.01):
+            return await client.reader.read(1) == b""
+    except TimeoutError:
+        return False
