@@ -14,9 +14,10 @@ CLIENTS := .venv/clients/bin
 LOADTEST := .venv/loadtest/bin
 LOCK := .venv/lock/bin
 PROTO := service/protocols/open_inference/grpc
+COMPARED := bentoml fastapi litserve mlserver mosec ray triton
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-clients coverage check proto train export loadtest loadtest-ci bench-speed bench-text bench-translate image chart test-emulated lock clean
+.PHONY: help serve test test-clients coverage check proto train export loadtest loadtest-ci bench-speed bench-text bench-translate compare image chart test-emulated lock lock-compare clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -70,6 +71,9 @@ bench-translate: $(SERVE)/.ready ## measure translation beside the raw limit of 
 bench-text: $(SERVE)/.ready ## measure text generation beside the raw limit of its graph
 	$(SERVE)/python loadtests/bench_text.py --output loadtests/results $(ARGS)
 
+compare: $(SERVE)/.ready $(COMPARED:%=.venv/compare/%/.ready) ## measure inferd beside other servers of the same ONNX file (3 GB of environments, a quarter of an hour)
+	$(SERVE)/python -m loadtests.compare --output loadtests/results $(ARGS)
+
 image: ## build the container image inferd
 	@test -f Dockerfile || { echo "make image: there is no Dockerfile here yet; it comes with the container image" >&2; exit 1; }
 	docker build --tag inferd .
@@ -94,6 +98,11 @@ lock: $(LOCK)/.ready ## remake requirements/ from pyproject.toml (newest of all:
 	$(compile) pyproject.toml --extra loadtest --constraints requirements/serve.txt --output-file requirements/loadtest.txt
 	$(compile) --group clients --output-file requirements/clients.txt
 
+lock-compare: $(LOCK)/.ready ## remake the requirements of the servers that `make compare` compares
+	for peer in $(COMPARED); do \
+	  $(compile) loadtests/compare/$$peer/requirements.in --output-file loadtests/compare/$$peer/requirements.txt || exit 1; \
+	done
+
 clean: ## remove the environments, caches and build products
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov
 	find service training tests loadtests -type d -name __pycache__ -prune -exec rm -rf {} +
@@ -112,13 +121,17 @@ $(LOADTEST)/.ready: requirements/loadtest.txt
 $(CLIENTS)/.ready: requirements/clients.txt
 	$(call environment,clients,-r requirements/clients.txt)
 
+# One that can't be made is no reason not to compare the others: the minus. What pip says of it goes into the result.
+.venv/compare/%/.ready: loadtests/compare/%/requirements.txt
+	-$(call environment,compare/$*,-r $< 2>.venv/compare/$*.log)
+
 $(LOCK)/.ready: Makefile
 	$(call environment,lock,$(UV))
 
 # $(call environment,NAME,ARGUMENTS FOR PIP,inferd or nothing): makes or mends .venv/NAME, and puts this checkout into it
 # as an editable package if asked to. Where flock exists, a second make that wants the same environment waits for the first.
 define environment
-@mkdir -p .venv; exec 9>.venv/$(1).lock; flock 9 2>/dev/null || true; \
+@mkdir -p $(dir .venv/$(1)); exec 9>.venv/$(1).lock; flock 9 2>/dev/null || true; \
 set -e; echo "making .venv/$(1) with $(python)"; \
 $(python) -m venv .venv/$(1); \
 .venv/$(1)/bin/python -m pip install -qq --disable-pip-version-check $(2); \

@@ -59,7 +59,7 @@ def measure(
     for _ in range(plan.rounds):
         limits.append(_measure_limit(limit, plan, scenario, tell) if limit else [])
         for place, (clients, rate) in enumerate(loads):
-            figures = _put_on(address, scenario, plan, clients, rate)
+            figures = put_on(address, scenario, plan, clients, rate)
             at_once = None if clients is None else clients * scenario.rows
             rounds[place].append(compare(figures, limits[-1], at_once, counts_units=scenario.counts_units))
             load = f"{clients} clients" if clients is not None else f"{rate:g} requests/s"
@@ -99,7 +99,12 @@ def _measure_limit(limit: Limit, plan: Plan, scenario: Scenario, tell: Tell) -> 
     return measured
 
 
-def _put_on(address: Address, scenario: Scenario, plan: Plan, clients: int | None, rate: float | None) -> Figures:
+def put_on(address: Address, scenario: Scenario, plan: Plan, clients: int | None, rate: float | None) -> Figures:
+    """Put one load on a server, of so many clients or of so many requests a second, and say what became of it.
+
+    Raises:
+        OSError: the server can't be reached, or is gone.
+    """
     if clients is not None:
         return Figures.of(
             ClosedLoop(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -13,9 +13,11 @@ from service.bench.samples import Spread
 
 _WIDTH, _HEIGHT = 460, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 40, 64
-_COLOURS = ("#1f6f8b", "#e07a5f", "#3d405b", "#81a860")
+_COLOURS = ("#1f6f8b", "#e07a5f", "#3d405b", "#81a860", "#b5838d", "#e9b949", "#6d597a", "#4fb0a5")
 _LIMIT_COLOUR = "#888888"
 _STYLE = "font-family: system-ui, sans-serif; font-size: 12px; fill: #222"
+_NAME_WIDTH, _CHARACTER, _BETWEEN_NAMES, _NAMES_HEIGHT = 40, 7.2, 14, 18
+"""Of names of lines: those that all fit into 40 pixels stand beside the title, others in rows below."""
 
 Points = Sequence[float | None]
 
@@ -28,7 +30,7 @@ class Chart:
         title: above it.
         places: below it, evenly spaced.
         below: what they are.
-        lines: by name; None where there is no value.
+        lines: by name, at most eight; None where there is no value.
         level: a dashed line at one height, and its name.
         logarithmic: whether heights are logarithms.
     """
@@ -36,7 +38,7 @@ class Chart:
     title: str
     places: Sequence[str]
     below: str
-    lines: dict[str, Points]
+    lines: Mapping[str, Points]
     level: tuple[str, float] | None = None
     logarithmic: bool = False
 
@@ -68,7 +70,7 @@ def plot(result: Result) -> str:
         rows.append([given, taken])
     model, scenario = result.model, result.scenario
     heading = f"{model['name']} {model['version']}, {model['variant']}, by {scenario['protocol']}"
-    return _page(heading, f"{scenario['about']}; {result.machine['processor']}", rows)
+    return page(heading, f"{scenario['about']}; {result.machine['processor']}", rows)
 
 
 def _first_token(one: Round) -> Spread | None:
@@ -84,8 +86,10 @@ def _points(runs: Sequence[Run], spread: Callable[[Round], Spread | None], name:
     return [None if one is None else float(getattr(one, name)) for one in found]
 
 
-def _page(heading: str, about: str, rows: Sequence[Sequence[Chart]]) -> str:
-    width, height = 2 * _WIDTH, 60 + len(rows) * _HEIGHT
+def page(heading: str, about: str, rows: Sequence[Sequence[Chart]]) -> str:
+    """Charts as an SVG, two beside each other at most, below a heading and a line of what they are about."""
+    below = _NAMES_HEIGHT * max(len(_rows_of_names(chart)) for charts in rows for chart in charts)
+    width, height = 2 * _WIDTH, 60 + len(rows) * (_HEIGHT + below)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
@@ -95,7 +99,9 @@ def _page(heading: str, about: str, rows: Sequence[Sequence[Chart]]) -> str:
     ]
     for row, charts in enumerate(rows):
         for column, chart in enumerate(charts):
-            parts.append(f'<g transform="translate({column * _WIDTH} {60 + row * _HEIGHT})">{_chart(chart)}</g>')
+            parts.append(
+                f'<g transform="translate({column * _WIDTH} {60 + row * (_HEIGHT + below)})">{_chart(chart)}</g>'
+            )
     return "\n".join([*parts, "</g>", "</svg>", ""])
 
 
@@ -132,10 +138,42 @@ def _chart(chart: Chart) -> str:
         joined = " ".join(f"{left:.1f},{top:.1f}" for left, top in points)
         parts.append(f'<polyline points="{joined}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts += [f'<circle cx="{left:.1f}" cy="{top:.1f}" r="3" fill="{colour}"/>' for left, top in points]
+    return "".join([*parts, *_names(chart)])
+
+
+def _names(chart: Chart) -> list[str]:
+    """The names of lines in their colours, where there is room for them."""
+    colours = dict(zip(chart.lines, _COLOURS, strict=False))
+    style = {name: f"fill: {colour}; font-weight: 600" for name, colour in colours.items()}
+    rows = _rows_of_names(chart)
+    if not rows:
+        named = [name for name in colours if name]
+        places = [_WIDTH - _RIGHT - _NAME_WIDTH * (len(named) - place) for place in range(len(named))]
+        return [_text(x, 24, name, style[name]) for x, name in zip(places, named, strict=True)]
+    parts = []
+    for number, row in enumerate(rows):
+        x = float(_LEFT)
+        for name in row:
+            parts.append(_text(x, _HEIGHT - _BOTTOM + 62 + number * _NAMES_HEIGHT, name, style[name]))
+            x += _width_of(name)
+    return parts
+
+
+def _rows_of_names(chart: Chart) -> list[list[str]]:
+    """The names of lines as they stand in rows below a chart; none if they stand beside its title."""
     named = [name for name in chart.lines if name]
-    for place, (name, colour) in enumerate(zip(named, _COLOURS, strict=False)):
-        parts.append(_text(_WIDTH - _RIGHT - 40 * (len(named) - place), 24, name, f"fill: {colour}; font-weight: 600"))
-    return "".join(parts)
+    if all(_width_of(name) <= _NAME_WIDTH for name in named):
+        return []
+    rows: list[list[str]] = [[]]
+    for name in named:
+        if rows[-1] and sum(map(_width_of, [*rows[-1], name])) > _WIDTH - _LEFT:
+            rows.append([])
+        rows[-1].append(name)
+    return rows
+
+
+def _width_of(name: str) -> float:
+    return len(name) * _CHARACTER + _BETWEEN_NAMES
 
 
 def _ticks(values: Sequence[float]) -> list[float]:
