@@ -36,6 +36,9 @@ NEWS_EVERY_S = 0.005
 
 _SHORTEST_RETRY_S = 0.05
 
+_MOST_KEPT = 4
+"""So many steps who waits may be kept waiting for others, where there is room."""
+
 
 @dataclass(frozen=True, slots=True)
 class StepperStatistics:
@@ -56,6 +59,8 @@ class Stepper:
         clock: of deadlines and measurements.
         on_step: told in the event loop of each run.
         news_every_s: see `NEWS_EVERY_S`.
+        together: while fewer wait than this share of the groups that live, they wait for others to be seated with them,
+            for some steps; 0 = whoever fits is seated at the next step.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class Stepper:
         clock: Callable[[], float] = time.monotonic,
         on_step: Callable[[StepReport], object] | None = None,
         news_every_s: float = NEWS_EVERY_S,
+        together: float = 0.0,
     ) -> None:
         self._slots = slots
         self._profile = profile
@@ -75,6 +81,7 @@ class Stepper:
         self._clock = clock
         self._on_step = on_step
         self._news_every_s = news_every_s
+        self._together = together
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
 
@@ -95,6 +102,7 @@ class Stepper:
         self._left_queue = 0  # sequences
         self._left_queue_row_steps = 0
         self._live: dict[Group, None] = {}
+        self._kept = 0  # so many steps has who waits been waiting for others
         self._earliest_deadline = math.inf
         self._news: dict[Group, None] = {}
         self._reports: list[StepReport] = []
@@ -273,6 +281,10 @@ class Stepper:
 
     def _fill_slots(self, now: float) -> None:
         """Seat who waits, in order: nobody overtakes a group that needs more slots than are free."""
+        if len(self._queue) < self._together * len(self._live) and self._kept < _MOST_KEPT:
+            self._kept += 1
+            return
+        self._kept = 0
         seated: list[Group] = []
         free = self._slots.free
         while self._queue and self._queue[0].width <= free:

@@ -226,10 +226,7 @@ class Repository:
         if isinstance(bundle.task, TextGeneration):
             model = TextModel(bundle, bundle.task, bind_text=bind_text, **common)
         elif isinstance(bundle.task, Translation):
-            encoder_profile = by_role.get(bundle.task.graphs[0], _UNKNOWN)
-            model = TranslationModel(
-                bundle, bundle.task, encoder_profile=encoder_profile, bind_text=bind_text, **common
-            )
+            model = TranslationModel(bundle, bundle.task, bind_text=bind_text, **common)
         elif isinstance(bundle.task, ImageGeneration):
             model = ImageModel(bundle, bundle.task, text_profile=by_role.get(TEXT), **common)
         else:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from service.batching.batcher import Batcher
-from service.batching.beams import BeamGroup, Hypothesis
+from service.batching.beams import Hypothesis
 from service.batching.groups import Runs
 from service.batching.policy import LatencyProfile, Limits
 from service.batching.records import Answer, StepReport
@@ -25,15 +23,16 @@ from service.repository.bundle import Bundle
 from service.repository.model import Model
 from service.repository.statistics import VersionStatistics
 from service.repository.text_model import TEXT_INPUT, TEXT_OUTPUT, texts_as_tensors
-from service.repository.translating import beam_slots, found, group_of
+from service.repository.translating import Reader, SentenceGroup, beam_slots, found, group_of
 from service.tasks.translation import Translation, TranslationRequest
 from service.tensors import Arrays
 from service.threads import BoundedThreads
 
-T = TypeVar("T")
-
 _SENTENCES_AT_ONCE = 64
 """Of one request: a long text does not fill the queue, and others come in between."""
+
+_TOGETHER = 0.25
+"""Of the sentences that are being written: while fewer wait, they wait for others to be read with, which is cheaper."""
 
 _SHARE = 0.5
 """Of the stepper's queue: so much may be full for a sentence that can wait. The rest is for requests that can't."""
@@ -45,7 +44,7 @@ class _Sentence:
 
     hypotheses: Sequence[Hypothesis]
     queue_s: float
-    encode_s: float
+    read_s: float
     runs: Runs
 
 
@@ -65,14 +64,13 @@ class Translations:
 class TranslationModel(Model):
     """One version of one model; made in the event loop that it serves.
 
-    Sentences are read in batches, and written in slots: as many for a sentence as its search keeps beginnings. As
-    tensors it takes texts, BYTES (batch,), and answers their translations.
+    A sentence is read when it gets its slots, together with others that get theirs: as many as its search keeps
+    beginnings. As tensors it takes texts, BYTES (batch,), and answers their translations.
 
     Args:
         bundle: loaded.
         task: its task.
         profile: how long a step of the decoder takes, by its number of rows.
-        encoder_profile: how long a run of the encoder takes, by its number of sentences.
         limits: of what is translated at once and of the queue, in sentences.
         decoding: where large inputs are read.
         metrics: its series.
@@ -86,7 +84,6 @@ class TranslationModel(Model):
         task: Translation,
         *,
         profile: LatencyProfile,
-        encoder_profile: LatencyProfile,
         limits: Limits,
         decoding: BoundedThreads,
         metrics: ModelMetrics,
@@ -104,24 +101,16 @@ class TranslationModel(Model):
             statistics=statistics,
         )
         self.task = task
-        self._runs = ThreadPoolExecutor(1, thread_name_prefix=f"read-{self.name}")
-        self._encoder = Batcher(
-            bundle.sessions[task.graphs[0]].run,
-            profile=encoder_profile,
-            limits=limits,
-            run_blocking=partial(asyncio.get_running_loop().run_in_executor, self._runs),
-            clock=time.monotonic,
-        )
+        self._reader = Reader(bundle.sessions[task.graphs[0]].run, task, decoder)
         self._stepper = Stepper(
-            beam_slots(bundle.session.run, decoder, task, capacity=bundle.most_rows),
+            beam_slots(bundle.session.run, decoder, task, reader=self._reader, capacity=bundle.most_rows),
             profile=profile,
             limits=Limits(bundle.most_rows, limits.max_queue_rows * task.slots_a_row, limits.max_queue_s),
             name=f"step-{self.name}",
             on_step=self._count_step,
+            together=_TOGETHER,
         )
         self._text_metrics = bind_text(lambda: self._stepper.statistics().live)
-        # Of sentences that wait for room no more are read than a batch has: what was read of them is large.
-        self._reading = asyncio.Semaphore(limits.max_batch_rows)
         self._line = asyncio.Lock()
         self._room = asyncio.Event()
         self._draining = False
@@ -179,12 +168,16 @@ class TranslationModel(Model):
         return False
 
     def queued_rows(self) -> int:
-        """See `Model.queued_rows`: sentences that wait to be read, or for slots."""
-        return self._encoder.statistics().queued_rows + self._stepper.statistics().queued // self.task.slots_a_row
+        """See `Model.queued_rows`: sentences that wait for slots."""
+        return self._stepper.statistics().queued // self.task.slots_a_row
 
     async def _translate_all(self, request: TranslationRequest, deadline: float | None) -> Sequence[_Sentence]:
+        if len(request.sentences) == 1:  # as most have
+            group = group_of(request, 0, task=self.task, deadline=deadline)
+            self._stepper.submit(group)
+            return [await self._end_of(group)]
         if request.sentences:
-            self._stepper.admit(request.beams)  # before anything is read for nothing
+            self._stepper.admit(request.beams)
         window = asyncio.Semaphore(_SENTENCES_AT_ONCE)
         tasks = [
             asyncio.ensure_future(self._translate(window, request, number, deadline))
@@ -206,32 +199,28 @@ class TranslationModel(Model):
         self, window: asyncio.Semaphore, request: TranslationRequest, number: int, deadline: float | None
     ) -> _Sentence:
         """Translate a sentence when its turn has come: the first is taken in or refused, the others wait for room."""
-        take_in = self._once_there_is_room if number else _at_once
-        decoder = self.bundle.session.graph
         async with window:
-            async with self._reading if number else nullcontext():
-                inputs = self.task.encode(request.sentences[number])
-                read = await (await take_in(partial(self._encoder.submit_nowait, inputs, 1, deadline)))
-                group = group_of(request, number, read.outputs, decoder=decoder, task=self.task, deadline=deadline)
-                await take_in(partial(self._stepper.submit, group, share=_SHARE if number else 1.0))
-            await self._end_of(group)
-        hypotheses = found(group)
-        queue_s = read.queue_s + group.joined_at - group.enqueued_at
-        return _Sentence(hypotheses, queue_s, read.compute_s, group.runs)
+            group = group_of(request, number, task=self.task, deadline=deadline)
+            if number:
+                await self._once_there_is_room(partial(self._stepper.submit, group, share=_SHARE))
+            else:
+                self._stepper.submit(group)
+            return await self._end_of(group)
 
-    async def _once_there_is_room(self, submit: Callable[[], T]) -> T:
-        """What `submit` returns when it is not refused any more; who comes later waits behind."""
+    async def _once_there_is_room(self, submit: Callable[[], None]) -> None:
+        """Submit when that is not refused any more; who comes later waits behind."""
         async with self._line:
             while True:
                 self._room.clear()
                 try:
-                    return submit()
+                    submit()
+                    return
                 except Overloaded as error:
                     with suppress(TimeoutError):  # what is cancelled makes room a little later than it says
                         async with asyncio.timeout(error.retry_after_s):
                             await self._room.wait()
 
-    async def _end_of(self, group: BeamGroup) -> None:
+    async def _end_of(self, group: SentenceGroup) -> _Sentence:
         """Wait for the end of a search, or see to it if nobody waits any more."""
         try:
             while not group.done:
@@ -241,6 +230,7 @@ class TranslationModel(Model):
             if not group.done:
                 self._stepper.cancel(group)
             self._room.set()
+        return _Sentence(found(group), group.joined_at - group.enqueued_at, group.read_s, group.runs)
 
     async def _answer(self, texts: Sequence[str], parameters: Mapping[str, Any], deadline: float | None) -> Answer:
         is_heavy = self.task.is_heavy(texts)
@@ -259,17 +249,11 @@ class TranslationModel(Model):
             self._stepper.abort(NotReady(f"model {self.name!r} version {self.version} serves no longer"))
             self._room.set()
         await self._nothing_translating.wait()
-        await self._encoder.drain()
         await self._stepper.drain()
-        self._runs.shutdown(wait=False)
 
     def _count_step(self, step: StepReport) -> None:
         super()._count_step(step)
         self._text_metrics.inter_token_seconds.observe(step.step_s)
-
-
-async def _at_once(submit: Callable[[], T]) -> T:
-    return submit()
 
 
 def _answer_of(sentences: Sequence[_Sentence]) -> Answer:
@@ -279,6 +263,6 @@ def _answer_of(sentences: Sequence[_Sentence]) -> Answer:
     total = Runs()
     for one in sentences:
         total = total.and_also(one.runs)
-    compute_s = max(one.encode_s + one.runs.seconds for one in sentences)
+    compute_s = max(one.read_s + one.runs.seconds for one in sentences)
     rows = total.rows / max(1, total.count)
     return Answer({}, min(one.queue_s for one in sentences), compute_s, round(rows), infer_s=compute_s)

@@ -293,12 +293,16 @@ class Translation:
             return sum(len(text) for text in inputs if isinstance(text, str)) > _INLINE_CHARACTERS
         return isinstance(inputs, str | bytes) and len(inputs) > _INLINE_CHARACTERS
 
-    def encode(self, sentence: Sequence[int]) -> Arrays:
-        """Make the encoder's inputs of a sentence: tokens (1, size) and how many they are (1,), size by them alone."""
-        size = next(size for size in self._how.sizes if size >= len(sentence))
-        tokens = np.full((1, size), self._how.padding, np.int64)
-        tokens[0, : len(sentence)] = sentence
-        return {self._how.input: tokens, self._how.lengths: np.array([len(sentence)], np.int64)}
+    def size_of(self, sentence: Sequence[int]) -> int:
+        """To how many tokens a sentence is filled up, by itself alone."""
+        return next(size for size in self._how.sizes if size >= len(sentence))
+
+    def encode(self, *sentences: Sequence[int]) -> Arrays:
+        """The encoder's inputs of sentences: tokens (sentences, the largest size of any), and how many each has."""
+        tokens = np.full((len(sentences), max(map(self.size_of, sentences))), self._how.padding, np.int64)
+        for row, sentence in zip(tokens, sentences, strict=True):
+            row[: len(sentence)] = sentence
+        return {self._how.input: tokens, self._how.lengths: np.array([len(one) for one in sentences], np.int64)}
 
     def put_together(self, request: TranslationRequest, found: Sequence[Sequence[Hypothesis]]) -> list[Translated]:
         """Make the translations of the texts from those of their sentences.

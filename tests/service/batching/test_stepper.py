@@ -158,6 +158,59 @@ def test_a_small_group_does_not_overtake_one_that_waits_for_more_slots() -> None
     asyncio.run(main())
 
 
+def test_few_wait_for_others_to_be_seated_with_them_but_not_for_long() -> None:
+    async def main() -> None:
+        model = GatedModel()
+        stepper = stepper_of(model, capacity=20, together=0.25)
+        first = [group_of(limit=ENDLESS, seed=seed) for seed in range(8)]
+        stepper.submit(*first)
+        wait_for_a_run(model)
+
+        def run_once() -> int:
+            model.let_run()
+            wait_for_a_run(model)
+            return stepper.statistics().live
+
+        assert run_once() == 8
+        alone = group_of(limit=ENDLESS)
+        stepper.submit(alone)
+        assert [run_once() for _ in range(5)] == [8, 8, 8, 8, 9]
+        others = [group_of(limit=ENDLESS) for _ in range(3)]
+        stepper.submit(others[0])
+        assert [run_once() for _ in range(2)] == [9, 9]
+        stepper.submit(*others[1:])
+        assert run_once() == 12, "they are more than a quarter of those that live"
+        for group in (*first, alone, *others):
+            stepper.cancel(group)
+        model.open()
+        await ended(*first, alone, *others)
+        await drained(stepper)
+
+    asyncio.run(main())
+
+
+def test_who_comes_to_few_is_seated_at_once_whoever_waits_for_others() -> None:
+    async def main() -> None:
+        model = GatedModel()
+        stepper = stepper_of(model, capacity=20, together=0.25)
+        groups = [group_of(limit=ENDLESS) for _ in range(5)]
+        for number, group in enumerate(groups):
+            stepper.submit(group)
+            wait_for_a_run(model)
+            if number:
+                model.let_run()
+                wait_for_a_run(model)
+            assert stepper.statistics().live == number + 1
+            model.let_run()
+        for group in groups:
+            stepper.cancel(group)
+        model.open()
+        await ended(*groups)
+        await drained(stepper)
+
+    asyncio.run(main())
+
+
 # What may wait
 
 

@@ -215,7 +215,7 @@ def test_long_texts_are_read_once_and_leave_a_part_of_the_queue_to_others(models
             assert not any(task.done() for task in tasks)
             expected = [translated(f"the cat sees {number}") for number in range(80)]
             assert await asyncio.gather(*tasks) == [expected] * 3
-            assert model._encoder.statistics().rows == 3 * 80 + 20
+            assert model._reader.sentences == 3 * 80 + 20
             assert is_idle(model)
 
     run(main)
@@ -232,7 +232,7 @@ def test_what_would_be_refused_is_not_read(models: Path) -> None:
             with pytest.raises(Overloaded, match="the predicted wait"):
                 await model.translate(asked(model, SENTENCES))
             assert await asyncio.gather(*taken) == [["Hallo Welt."]] * 2
-            assert model._encoder.statistics().rows == 2
+            assert model._reader.sentences == 2
 
     run(main)
 
