@@ -20,15 +20,15 @@ The first three are measured in turns, `--repeat` times, and medians count; the 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
+import signal
 import statistics
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,26 +37,25 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime
 import resnets
-from benching import add, hardware
+from benching import hardware
 from classifier import write_classifier
 from processes import children_of, resident_mb
 from promises import PARTS, flatness, summary, table
+from speed import Bench, Counting, Record, tell
 
 from service.bench import inputs
 from service.bench.address import Address
 from service.bench.arrivals import arrivals
 from service.bench.asking import Asking
 from service.bench.closed_loop import ClosedLoop
-from service.bench.connection import Connection
-from service.bench.description import BINARY, INFER, PREDICT, Described
+from service.bench.description import BINARY, INFER, PREDICT
 from service.bench.limit import Limit
 from service.bench.measure import allow_sockets
 from service.bench.messages import Request
 from service.bench.open_loop import OpenLoop
 from service.bench.own_server import own_server
 from service.bench.plan import MOST_CLIENTS
-from service.bench.samples import REFUSED, Figures
-from service.bench.scenario import Scenario, Wanted, make_scenario
+from service.bench.samples import Figures
 from service.repository.scan import BundleFolder
 from service.settings import Settings
 
@@ -77,73 +76,9 @@ UNDER, OVER = 0.8, 1.5
 _WINDOW_S, _WINDOWS = 0.2, 7
 """A bare run is timed in so many windows, and the median counts, as that of the answers does."""
 _LIVE_RATE, _LIVE_CONNECTIONS = 50.0, 4
-_RETRY = b"\r\nretry-after:"
 _SETTLES_S = 1.0
-
-
-class Bench:
-    """What all parts share: a server with all models, what is asked of it, and what was measured.
-
-    Args:
-        address: of the server.
-        seconds: for which a load is measured,
-        warm_up_s: after it has been on for so long.
-    """
-
-    def __init__(self, address: Address, *, seconds: float, warm_up_s: float) -> None:
-        self.address = address
-        self.seconds = seconds
-        self.warm_up_s = warm_up_s
-        self.measured: dict[str, list[float]] = {}
-        self.loads: dict[str, list[dict[str, Any]]] = {}
-        self.notes: list[str] = []
-        self._scenarios: dict[tuple[str, str], Scenario] = {}
-
-    def asked(self, model: str, protocol: str) -> Scenario:
-        """What is asked of a model by a protocol: a row or a picture at a time."""
-        if (model, protocol) not in self._scenarios:
-            described = Described.of(self.address, model)
-            scenario = make_scenario(self.address, Wanted(model, protocol=protocol), described)
-            self._scenarios[model, protocol] = scenario
-        return self._scenarios[model, protocol]
-
-    def closed(self, name: str, model: str, protocol: str, clients: int) -> Figures:
-        """So many clients, each of which asks again when it was answered."""
-        loop = ClosedLoop(
-            self.address,
-            self.asked(model, protocol).requests,
-            clients=clients,
-            warm_up_s=self.warm_up_s,
-            seconds=self.seconds,
-        )
-        return self.keep(name, Figures.of(loop.run()))
-
-    def keep(self, name: str, figures: Figures) -> Figures:
-        """Put figures beside the others of their load."""
-        self.loads.setdefault(name, []).append(short(figures))
-        tell(
-            f"{name}: {figures.per_s:,.1f} answers/s, p50 {figures.latency_ms.p50 if figures.latency_ms else 0:.2f} ms"
-        )
-        if figures.errors:
-            self.note(f"{name}: {figures.errors}; {figures.error}")
-        return figures
-
-    def note(self, text: str) -> None:
-        """Say something that whoever reads the figures must know."""
-        if text not in self.notes:
-            self.notes.append(text)
-
-
-class Counting(OpenLoop):
-    """An open loop that looks whether those who are refused are told when to come again."""
-
-    told = 0
-
-    def answered(self, connection: Connection, now: float) -> None:
-        """See `Load.answered`."""
-        if connection.answer.status == REFUSED and self._measures(connection.due):
-            self.told += _RETRY in connection.answer.head
-        super().answered(connection, now)
+_MEMORY_S = 900.0
+"""The longest that the part memory may ask."""
 
 
 def main() -> None:
@@ -158,17 +93,20 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="a folder: speed.json and speed.md are written into it")
     given = parser.parse_args()
     allow_sockets(MOST_CLIENTS)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the server is ended too
     with tempfile.TemporaryDirectory() as folder:
         # Times that another run has left would decide in this one how many rows are gathered, and these would later.
         os.environ["INFERD_PROFILE_CACHE"] = str(Path(folder) / "profiles")
-        measured, loads, notes = measure(Path(folder) / "models", given)
+        os.environ["INFERD_DEVICE"] = "cpu"  # of the part cuda, another
+        record = Record()
+        measure(Path(folder) / "models", given, record)
     result = {
         "machine": hardware(),
         "plan": {name: value for name, value in vars(given).items() if name != "output"},
-        "lines": summary(measured),
-        "measured": measured,
-        "loads": loads,
-        "notes": notes,
+        "lines": summary(record.measured),
+        "measured": record.measured,
+        "loads": record.loads,
+        "notes": record.notes,
     }
     written = report(result)
     print(written)
@@ -176,34 +114,44 @@ def main() -> None:
         given.output.mkdir(parents=True, exist_ok=True)
         (given.output / "speed.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         (given.output / "speed.md").write_text(written + "\n", encoding="utf-8")
+    if record.failed:
+        sys.exit(f"not measured to the end: {', '.join(record.failed)}")
 
 
-def measure(
-    models: Path, given: argparse.Namespace
-) -> tuple[dict[str, list[float]], dict[str, list[dict[str, Any]]], list[str]]:
-    """All parts that were asked for: what was measured, of which loads, and what must be said of it."""
+def measure(models: Path, given: argparse.Namespace, record: Record) -> None:
+    """All parts that were asked for. One that fails is noted, and the others are measured all the same."""
     settings = Settings(models=models, workers=WORKERS)
     for name in (SMALL, SMALL_INT8, LARGE):
         resnets.write(models, name)
     write_classifier(models, PICTURES)
-    in_turns = [part for part in ("share", "alone", "growth") if part in given.parts]
-    with ExitStack() as running:
+    together = [part for part in PARTS if part in given.parts and part not in ("memory", "cuda")]
+    if together:
         tell("a server is started")
-        bench = Bench(running.enter_context(own_server(settings)), seconds=given.seconds, warm_up_s=given.warm_up)
-        turns = [running.enter_context(IN_TURNS[part](bench, settings)) for part in in_turns]
-        for number in range(given.repeat if turns else 0):
-            tell(f"round {number + 1} of {given.repeat}")
+        with record.noting(*together), own_server(settings) as address:
+            bench = Bench(address, record, seconds=given.seconds, warm_up_s=given.warm_up)
+            with record.noting(*(part for part in together if part in IN_TURNS)):
+                in_turns(bench, settings, [part for part in together if part in IN_TURNS], given.repeat)
+            if "overload" in together:
+                with record.noting("overload"):
+                    overload(bench, given.overload_seconds)
+    if "memory" in given.parts:
+        with record.noting("memory"):
+            memory(record, settings, given.requests)
+    if "cuda" in given.parts:
+        with record.noting("cuda"):
+            cuda(record, settings, given)
+
+
+def in_turns(bench: Bench, settings: Settings, named: Sequence[str], rounds: int) -> None:
+    """Measure parts in turns, so that a machine that drifts drifts for all."""
+    with ExitStack() as running:
+        turns = [running.enter_context(IN_TURNS[part](bench, settings)) for part in named]
+        for number in range(rounds if turns else 0):
+            tell(f"round {number + 1} of {rounds}")
             for turn in turns:
                 turn.go()
         for turn in turns:
             turn.end()
-        if "overload" in given.parts:
-            overload(bench, given.overload_seconds)
-    if "memory" in given.parts:
-        memory(bench, settings, given.requests)
-    if "cuda" in given.parts:
-        cuda(bench, settings, given.repeat)
-    return bench.measured, bench.loads, bench.notes
 
 
 class Turn(ExitStack):
@@ -238,14 +186,14 @@ class Share(Turn):
         limits = {}
         for model, limit in self._limits.items():
             limits[model] = limit.measure(WORKERS, LIMIT_ROWS, self.bench.seconds / 2).units_per_s
-            add(self.bench.measured, f"limit, {model}", limits[model])
+            self.bench.record.add(f"limit, {model}", limits[model])
             tell(f"ONNX Runtime alone, {model}: {limits[model]:,.1f} rows/s")
         for name, (model, protocol) in ASKED.items():
             alone = limits[SMALL_INT8 if model == SMALL_INT8 else SMALL]
             for clients in CLIENTS:
                 load = f"{name}, {clients} clients"
                 figures = self.bench.closed(load, model, protocol, clients)
-                add(self.bench.measured, load, figures.units_per_s / alone)
+                self.bench.record.add(load, figures.units_per_s / alone)
 
 
 class Alone(Turn):
@@ -260,17 +208,17 @@ class Alone(Turn):
         """See `Turn.go`."""
         bench = self.bench
         run_ms = bare_ms(self._small)
-        add(bench.measured, "small, bare run ms", run_ms)
-        add(bench.measured, "small alone", p50_ms(bench.closed("small, 1 client", SMALL, BINARY, 1)) / run_ms)
+        bench.record.add("small, bare run ms", run_ms)
+        bench.record.add("small alone", p50_ms(bench.closed("small, 1 client", SMALL, BINARY, 1)) / run_ms)
         run_ms = bare_ms(self._large)
-        add(bench.measured, "large, bare run ms", run_ms)
+        bench.record.add("large, bare run ms", run_ms)
         with ThreadPoolExecutor(1) as others:
             asked = others.submit(self._is_live)
             figures = bench.closed("large, 1 client", LARGE, BINARY, 1)
             live = bench.keep("live", asked.result())
-        add(bench.measured, "large alone", p50_ms(figures) / run_ms)
+        bench.record.add("large alone", p50_ms(figures) / run_ms)
         assert live.latency_ms, f"nobody said whether the server is live: {live}"
-        add(bench.measured, "health", live.latency_ms.p99)
+        bench.record.add("health", live.latency_ms.p99)
 
     def _is_live(self) -> Figures:
         """Ask whether the server is live, evenly, of all its workers."""
@@ -303,7 +251,7 @@ class Growth(Turn):
 
     def end(self) -> None:
         """See `Turn.end`."""
-        add(self.bench.measured, "growth", flatness(self._rounds))
+        self.bench.record.add("growth", flatness(self._rounds))
 
 
 IN_TURNS: Final[Mapping[str, Callable[[Bench, Settings], Turn]]] = {"share": Share, "alone": Alone, "growth": Growth}
@@ -312,23 +260,23 @@ IN_TURNS: Final[Mapping[str, Callable[[Bench, Settings], Turn]]] = {"share": Sha
 def overload(bench: Bench, seconds: float) -> None:
     """Ask for less than the server can answer, and for more."""
     capacity = bench.closed("capacity, 64 clients", SMALL, BINARY, 64).per_s
-    add(bench.measured, "capacity", capacity)
-    under, _ = open_loop(bench, UNDER * capacity, seconds)
-    over, told = open_loop(bench, OVER * capacity, seconds)
-    bench.keep("80 % of capacity", under)
-    bench.keep("150 % of capacity", over)
+    bench.record.add("capacity", capacity)
+    under, _ = open_loop(bench, "80 % of capacity", UNDER * capacity, seconds)
+    over, told = open_loop(bench, "150 % of capacity", OVER * capacity, seconds)
     assert under.latency_ms, f"nothing was answered: {under}"
     assert over.latency_ms, f"nothing was answered: {over}"
     failed = sum(over.errors.values())
-    add(bench.measured, "patience", over.latency_ms.p99 / under.latency_ms.p99)
-    add(bench.measured, "refusals", told / (over.refused + failed) if over.refused + failed else 1.0)
-    add(bench.measured, "errors", float(failed + sum(under.errors.values())))
-    add(bench.measured, "work", over.per_s / capacity)
+    bench.record.add("patience", over.latency_ms.p99 / under.latency_ms.p99)
+    bench.record.add("refusals", told / (over.refused + failed) if over.refused + failed else 1.0)
+    bench.record.add("errors", float(failed + sum(under.errors.values())))
+    bench.record.add("work", over.per_s / capacity)
     if not over.refused:
-        bench.note("at 150 % of capacity nothing was refused: the run was too short to fill the queue, or too slow")
+        bench.record.note(
+            "at 150 % of capacity nothing was refused: the run was too short to fill the queue, or too slow"
+        )
 
 
-def open_loop(bench: Bench, rate: float, seconds: float) -> tuple[Figures, int]:
+def open_loop(bench: Bench, name: str, rate: float, seconds: float) -> tuple[Figures, int]:
     """Requests that come at random, so many a second on average; and how many were told when to come again."""
     loop = Counting(
         bench.address,
@@ -339,31 +287,38 @@ def open_loop(bench: Bench, rate: float, seconds: float) -> tuple[Figures, int]:
         warm_up_s=bench.warm_up_s,
         seconds=seconds,
     )
-    return Figures.of(loop.run()), loop.told
+    figures = bench.keep(name, Figures.of(loop.run()))
+    bench.record.add(f"connections at {name}", float(loop.most_connections_at_once))
+    return figures, loop.told
 
 
-def memory(bench: Bench, settings: Settings, requests: int) -> None:
+def memory(record: Record, settings: Settings, requests: int) -> None:
     """Ask a fresh server for all sorts of things, and look what it holds after a tenth of them and after all."""
     before = children_of(os.getpid())
     with own_server(settings, SMALL, SMALL_INT8, PICTURES) as address:
         (server,) = children_of(os.getpid()) - before
         mixed = list(mixture(address))
         statuses: Counter[int] = Counter()
+        lost: Counter[str] = Counter()
         held = []
+        until = time.monotonic() + _MEMORY_S
         for wanted in (requests // 10, requests):
-            while statuses.total() < wanted:
+            while statuses.total() < wanted and time.monotonic() < until:
                 loop = ClosedLoop(address, mixed, clients=32, warm_up_s=0, seconds=1.0)
                 samples = loop.run()
                 statuses += samples.statuses
-                if samples.lost:
-                    bench.note(f"memory: {dict(samples.lost)}")
+                lost += samples.lost
             time.sleep(_SETTLES_S)
             held.append(resident_mb(server))
             tell(f"memory: {held[-1]:,.1f} MB after {statuses.total():,} requests, {dict(statuses)}")
+    if lost:
+        record.note(f"memory: requests without an answer: {dict(lost)}")
+    if statuses.total() < requests:
+        record.note(f"memory: only {statuses.total():,} requests were answered in {_MEMORY_S:g} s")
     if unexpected := set(statuses) - {200, 400, 404, 415}:
-        bench.note(f"memory: answers {sorted(unexpected)} were not expected: {dict(statuses)}")
-    bench.measured["resident MB"] = held
-    add(bench.measured, "memory", held[1] / held[0])
+        record.note(f"memory: answers {sorted(unexpected)} were not expected: {dict(statuses)}")
+    record.measured["resident MB"] = held
+    record.add("memory", held[1] / held[0])
 
 
 def mixture(address: Address) -> Iterator[Request]:
@@ -390,25 +345,25 @@ def mixture(address: Address) -> Iterator[Request]:
     yield nowhere.tensors(rows(1), {})
 
 
-def cuda(bench: Bench, settings: Settings, rounds: int) -> None:
+def cuda(record: Record, settings: Settings, given: argparse.Namespace) -> None:
     """Ask a large network on a GPU, where there is one."""
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        bench.note(
+        record.note(
             "cuda was not measured: ONNX Runtime has no CUDA here. On a machine with a GPU, in an environment made of "
             "requirements/serve-gpu.txt: python loadtests/bench_speed.py --parts cuda"
         )
         return
+    os.environ["INFERD_DEVICE"] = "cuda"
     resnets.write(settings.models, GPU)
-    alone = settings.model_copy(update={"workers": 1})
+    alone = settings.model_copy(update={"workers": 1, "device": "cuda"})
     with limit_of(alone, GPU, 1) as limit, own_server(alone, GPU) as address:
-        here = Bench(address, seconds=bench.seconds, warm_up_s=bench.warm_up_s)
-        here.measured, here.loads, here.notes = bench.measured, bench.loads, bench.notes
-        for _ in range(rounds):
-            most = max(limit.measure(1, rows, bench.seconds / 2).units_per_s for rows in (LIMIT_ROWS, 32))
-            add(bench.measured, f"limit, {GPU}", most)
+        bench = Bench(address, record, seconds=given.seconds, warm_up_s=given.warm_up)
+        for _ in range(given.repeat):
+            most = max(limit.measure(1, rows, given.seconds / 2).units_per_s for rows in (LIMIT_ROWS, *CLIENTS))
+            record.add(f"limit, {GPU}", most)
             for clients in CLIENTS:
                 load = f"cuda, {clients} clients"
-                add(bench.measured, load, here.closed(load, GPU, BINARY, clients).units_per_s / most)
+                record.add(load, bench.closed(load, GPU, BINARY, clients).units_per_s / most)
 
 
 def limit_of(settings: Settings, model: str, processes: int, threads: int = 1) -> Limit:
@@ -425,13 +380,6 @@ def p50_ms(figures: Figures) -> float:
     """How long half of the answers took at most, in milliseconds."""
     assert figures.latency_ms, f"nothing was answered: {figures}"
     return figures.latency_ms.p50
-
-
-def short(figures: Figures) -> dict[str, Any]:
-    """What is kept of a load."""
-    names = ("answered", "per_s", "refused", "errors", "latency_ms", "late_ms", "batch_size", "generator_cpu")
-    content = dataclasses.asdict(figures)
-    return {name: content[name] for name in names if content[name] is not None}
 
 
 def parts(text: str) -> tuple[str, ...]:
@@ -472,14 +420,11 @@ OTHERS: Final[Mapping[str, str]] = {
     "small, bare run ms": "",
     "large, bare run ms": "",
     "capacity": " answers/s",
+    "connections at 80 % of capacity": "",
+    "connections at 150 % of capacity": "",
     "resident MB": "",
 }
 """What was measured beside what is promised."""
-
-
-def tell(text: str) -> None:
-    """Say how it goes."""
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import pytest
-from bench_speed import ASKED, CLIENTS, PARTS, Counting, mixture, parts, report
+from bench_speed import ASKED, CLIENTS, PARTS, mixture, parts, report
 from processes import children_of, resident_mb
 from promises import PROMISES, summary
+from speed import Counting, Record
 
 from service.bench.address import Address
 from service.bench.messages import post
@@ -36,6 +37,21 @@ def test_an_open_loop_counts_who_is_told_when_to_come_again() -> None:
         samples = loop.run()
     assert samples.statuses == {200: 1, 429: 2, 503: 1}
     assert loop.told == 1
+    assert loop.most_connections_at_once == 1
+
+
+def test_a_part_that_fails_is_noted_and_what_was_measured_stays() -> None:
+    record = Record()
+    with record.noting("share", "growth"):
+        record.add("growth", 0.5)
+        raise OSError("the server is gone")
+    with record.noting("overload"):
+        record.add("work", 1.0)
+    with pytest.raises(KeyError), record.noting("memory"):  # a mistake of ours is none of a part's failures
+        raise KeyError("memory")
+    assert record.failed == ["share", "growth"]
+    assert record.notes == ["share, growth: not measured to the end: the server is gone"]
+    assert record.measured == {"growth": [0.5], "work": [1.0]}
 
 
 def test_what_memory_is_measured_by_are_many_sizes_and_some_that_are_wrong() -> None:
