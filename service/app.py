@@ -123,7 +123,14 @@ def create_app(settings: Settings, *, control: Control | None = None, usage: Usa
             yield
 
     # FastAPI as it is, but the page at /docs comes from here and not from somebody's network.
-    app = FastAPIOffline(title="inferd", version=version, lifespan=lifespan, redoc_url=None)
+    # Its own telemetry asks the environment at every request whether anybody wants it.
+    app = FastAPIOffline(
+        title="inferd",
+        version=version,
+        lifespan=lifespan,
+        redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
     app.state.repository, app.state.grpc, app.state.tls, app.state.metrics = repository, grpc, tls, metrics
     limit = settings.max_body_bytes
     app.state.bodies = Bodies(max(limit, settings.max_inflight_bytes // settings.processes))

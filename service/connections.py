@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import httptools
 import msgspec
@@ -22,6 +22,12 @@ logger = logging.getLogger(__name__)
 Doing = Literal["waits", "head", "body", "runs", "reads", "refused"]
 """What a client does: it waits to ask, sends a request's head or body, waits for the answer, or reads less of it than
 has come; or it was refused, and nothing that it sends is looked at any more."""
+
+Refusal = Literal[400, 408, 413, 414, 429, 431, 503]
+"""The statuses with which a connection ends before the application is asked."""
+
+CONNECTION = "inferd.connection"
+"""Where an ASGI scope has the connection that its request came on."""
 
 LOOK_EVERY_S = 1.0
 _LINGER_S = 1.5
@@ -72,6 +78,8 @@ class BoundedProtocol(HttpToolsProtocol):
     Attributes:
         doing: what its client was found at.
         since: from when on, on the event loop's clock.
+        is_lost: whether the client has gone away,
+        ends_with: and what is cancelled then.
     """
 
     limits: ConnectionLimits
@@ -84,11 +92,20 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unread = 0
         self._received = 0  # of a head or a body that is not complete
         self._chunk = 0
+        self.is_lost = False
+        self.ends_with: set[asyncio.Future[Any]] = set()
         super().connection_made(transport)
         if len(self.connections) > (most := self.limits.max_connections):
             self.refuse(
                 503, f"the server has all the connections that it takes, {most} (INFERD_MAX_CONNECTIONS)", linger=False
             )
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone away, or was sent away."""
+        self.is_lost = True
+        for one in tuple(self.ends_with):
+            one.cancel()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Read what has come, and refuse what gets too large."""
@@ -136,6 +153,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.refuse(429, f"at most {MOST_PIPELINED} requests of a connection may wait for the one before")
             raise _Refused
         self._received = 0
+        self.scope[CONNECTION] = self  # type: ignore[literal-required] # a scope may have keys of a server's own
         super().on_headers_complete()
 
     def resume_writing(self) -> None:
@@ -151,7 +169,7 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             super().shutdown()
 
-    def refuse(self, status: int, message: str, *, linger: bool = True) -> None:
+    def refuse(self, status: Refusal, message: str, *, linger: bool = True) -> None:
         """End the connection, with an error for an answer unless another answer is on its way."""
         self._unset_keepalive_if_required()
         self.doing, self.since = "refused", self.loop.time()

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import re
-import secrets
 import sys
 import time
 from collections.abc import Callable, MutableMapping
 from contextvars import ContextVar
 from typing import Any
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.bodies import Bodies
@@ -26,6 +25,7 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 KEY_NAME = "inferd.key"
 """Where an ASGI scope has the name of the key that a request came with, once that is known."""
 
+_numbers = random.Random()  # noqa: S311 - names, not secrets; seeded by the system
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
 _PROTOCOLS = {
     "predict": "predict",
@@ -38,7 +38,7 @@ _PROTOCOLS = {
 
 def identity_of(given: str | None) -> str:
     """The id that the client gave, if it gave one that a log can carry; else a new one."""
-    return given if given is not None and _GIVEN_ID.fullmatch(given) else secrets.token_hex(8)
+    return given if given is not None and _GIVEN_ID.fullmatch(given) else f"{_numbers.getrandbits(64):016x}"
 
 
 class JsonFormatter(logging.Formatter):
@@ -114,10 +114,10 @@ class Observability:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = identity
+                headers = [*message["headers"], (b"x-request-id", identity.encode())]
                 if self._is_draining():
-                    headers["connection"] = "close"
+                    headers.append((b"connection", b"close"))
+                message["headers"] = headers
             await send(message)
 
         self._bodies.watch(scope)

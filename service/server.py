@@ -68,6 +68,7 @@ class DrainingServer(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,  # nobody here asks who the client is
                 timeout_keep_alive=_IDLE_CONNECTION_S,
                 timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
                 ssl_context_factory=(lambda _config, _usual: tls.context) if tls else None,

@@ -23,8 +23,8 @@ from service.protocols.drawings import SEED_HEADER
 from service.protocols.predict_images import AskedPictures
 from service.protocols.predict_text import Asked
 from service.protocols.requests import (
+    AnswerResponse,
     addressed,
-    answer_headers,
     deadline_of,
     form_of,
     json_response,
@@ -115,7 +115,8 @@ def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
             preparing = served.prepare(asked.inputs, asked.parameters or {})
             prepared = await (while_connected(request, preparing) if served.is_large(asked.inputs) else preparing)
             answer = await run(request, served, prepared.arrays, deadline)
-            return json_response(served.finish(prepared, answer), answer_headers(served, answer))
+            content = msgspec.json.encode(served.finish(prepared, answer))
+            return AnswerResponse(content, b"application/json", served, answer)
 
     async def describe(request: Request) -> Response:
         """Say what the model takes, what it answers, how good it is and where it comes from."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from starlette.types import Receive
 
 from service.batching.records import Answer
 from service.bodies import count
+from service.connections import CONNECTION, BoundedProtocol
 from service.errors import BadInput, Cancelled, TooLarge
 from service.repository.model import Model
 from service.repository.repository import Repository
@@ -26,6 +27,8 @@ from service.tensors import Arrays
 T = TypeVar("T")
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
+
+_GONE = "the client went away before its answer"
 
 MOST_JSON_CONTAINERS = 2**18
 MOST_JSON_VALUES = 2**21
@@ -172,20 +175,72 @@ async def while_connected(request: Request, work: Awaitable[T]) -> T:
         Cancelled: it went away.
     """
     future = asyncio.ensure_future(work)
+    connection: BoundedProtocol | None = request.scope.get(CONNECTION)
+    if connection is not None:  # it says so itself; else a task would have to watch for it
+        return await _while_there(connection, future)
     gone = asyncio.create_task(disconnected(request.receive))
     try:
         await asyncio.wait((future, gone), return_when=asyncio.FIRST_COMPLETED)
         if not future.done():
-            raise Cancelled("the client went away before its answer")
+            raise Cancelled(_GONE)
         return future.result()
     finally:
         future.cancel()
         gone.cancel()
 
 
+async def _while_there(connection: BoundedProtocol, future: asyncio.Future[T]) -> T:
+    connection.ends_with.add(future)
+    try:
+        if connection.is_lost:
+            raise Cancelled(_GONE)
+        return await future
+    except asyncio.CancelledError:
+        if connection.is_lost and future.cancelled():
+            raise Cancelled(_GONE) from None
+        raise
+    finally:
+        connection.ends_with.discard(future)
+        future.cancel()
+
+
 def json_response(content: object, headers: dict[str, str] | None = None) -> Response:
     """Answer `content`, which must be ready for JSON."""
     return Response(msgspec.json.encode(content), headers=headers, media_type="application/json")
+
+
+class AnswerResponse(Response):
+    """A model's answer. Its headers are made as bytes: a dictionary of them takes longer than small models run.
+
+    Args:
+        body: as it is sent.
+        media_type: of it.
+        model: which answers.
+        answer: how long it took.
+        headers: others.
+    """
+
+    def __init__(
+        self,
+        body: bytes,
+        media_type: bytes,
+        model: Model,
+        answer: Answer,
+        headers: Iterable[tuple[bytes, bytes]] = (),
+    ) -> None:
+        self.status_code = 200
+        self.body = body
+        self.background = None
+        self.raw_headers = [
+            (b"content-length", b"%d" % len(body)),
+            (b"content-type", media_type),
+            (b"x-inferd-model", model.name.encode("latin-1")),
+            (b"x-inferd-version", b"%d" % model.version),
+            (b"x-queue-ms", b"%.3f" % (1000 * answer.queue_s)),
+            (b"x-compute-ms", b"%.3f" % (1000 * answer.compute_s)),
+            (b"x-batch-size", b"%d" % answer.batch_rows),
+            *headers,
+        ]
 
 
 def model_headers(model: Model) -> dict[str, str]:

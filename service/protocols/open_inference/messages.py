@@ -50,6 +50,8 @@ class _Request(msgspec.Struct, Generic[DataT]):
 _REQUEST = msgspec.json.Decoder(_Request[msgspec.Raw])
 _EXPECTED = "an inference request"
 
+_MOST_KNOWN_HEADS, _LONGEST_KNOWN_HEAD = 64, 1024
+
 _NO_DATA = (msgspec.UNSET, None, msgspec.Raw(b"null"))
 """KServe's client says null beside the size of an empty tensor."""
 
@@ -60,48 +62,98 @@ _STRING_OR_INF = re.compile(rb'"(?:[^"\\]|\\.)*+"?|Inf(?!inity)', re.DOTALL)
 """What has to be told apart for reading `Inf` as a number: a string takes all of itself, so no Inf is found in one."""
 
 
-def read(
-    body: bytes,
-    header_length: int | None,
-    graph: Graph,
-    *,
-    batched: bool,
-    now: float,
-    deadline: float | None = None,
-) -> Inference:
-    """Read a request and check it against the graph.
+class Reader:
+    """Reads the requests of one graph and checks them against it.
+
+    Where tensors are binary, clients say the same JSON before them again and again; what was found of the last few is
+    kept.
 
     Args:
-        body: all of it, not compressed.
-        header_length: how much of it is JSON; None = all, 0 = nothing: it is the only input's data.
         graph: what shall run.
         batched: whether the first axis of every tensor is the batch.
-        now: when the request came, on the clock of `deadline`.
-        deadline: that it has already; its own may be earlier.
-
-    Raises:
-        BadInput: it is no request, or not one that the graph can take.
     """
-    if header_length == 0:
-        arrays = {graph.inputs[0].name: _read_raw(body, graph, batched=batched)}
-        return Inference("", arrays, inference.wanted((), graph, binary=True), deadline, 0)
-    if header_length is not None and header_length > len(body):
-        raise BadInput(
-            f"the body has {len(body)} bytes; inference-header-content-length says {header_length} for its JSON alone"
+
+    def __init__(self, graph: Graph, *, batched: bool) -> None:
+        self._graph = graph
+        self._batched = batched
+        self._heads: dict[bytes, _Head] = {}
+
+    def read(self, body: bytes, header_length: int | None, now: float, deadline: float | None = None) -> Inference:
+        """Read a request.
+
+        Args:
+            body: all of it, not compressed.
+            header_length: how much of it is JSON; None = all, 0 = nothing: it is the only input's data.
+            now: when the request came, on the clock of `deadline`.
+            deadline: that it has already; its own may be earlier.
+
+        Raises:
+            BadInput: it is no request, or not one that the graph can take.
+        """
+        graph, batched = self._graph, self._batched
+        if header_length == 0:
+            arrays = {graph.inputs[0].name: _read_raw(body, graph, batched=batched)}
+            return Inference("", arrays, inference.wanted((), graph, binary=True), deadline, 0)
+        if header_length is not None and header_length > len(body):
+            raise BadInput(
+                f"the body has {len(body)} bytes; inference-header-content-length says {header_length} for its JSON "
+                "alone"
+            )
+        text = None
+        if header_length is not None and header_length <= _LONGEST_KNOWN_HEAD:
+            text = body[:header_length]
+            head = self._heads.get(text)
+            if head and head.size == len(body):
+                return head.inference(body, now, deadline)
+        request = _parse(body if header_length is None else memoryview(body)[:header_length])
+        parameters = request.parameters or {}
+        own_deadline, priority = inference.parameters(parameters, now)
+        given = _given(request.inputs, body, header_length, graph)
+        read = Inference(
+            request.id or "",
+            inference.inputs_of(given, graph, batched=batched),
+            _wanted(request, parameters, graph),
+            _earlier(deadline, own_deadline),
+            priority,
+            parameters,
         )
-    request = _parse(body if header_length is None else memoryview(body)[:header_length])
-    parameters = request.parameters or {}
-    own_deadline, priority = inference.parameters(parameters, now)
-    if own_deadline is not None and (deadline is None or own_deadline < deadline):
-        deadline = own_deadline
-    return Inference(
-        request.id or "",
-        inference.inputs_of(_given(request.inputs, body, header_length, graph), graph, batched=batched),
-        _wanted(request, parameters, graph),
-        deadline,
-        priority,
-        parameters,
-    )
+        if text is not None and all(one.data in _NO_DATA for one in request.inputs):
+            if len(self._heads) >= _MOST_KNOWN_HEADS:
+                self._heads.clear()
+            self._heads[text] = _Head(len(body), request, read)
+        return read
+
+
+class _Head:
+    """The JSON of requests whose tensors are all binary, read and checked.
+
+    Args:
+        size: of the whole body, in bytes.
+        request: what it says.
+        read: the first request that came with it.
+    """
+
+    def __init__(self, size: int, request: _Request[Any], read: Inference) -> None:
+        self.size = size
+        self._inputs = [
+            (one.name, one.datatype, one.shape, (one.parameters or {})["binary_data_size"]) for one in request.inputs
+        ]
+        self._id, self._outputs, self._parameters = read.id, read.outputs, read.parameters
+
+    def inference(self, body: bytes, now: float, deadline: float | None) -> Inference:
+        """Another request that begins with it; see `Reader.read`."""
+        view, arrays, end = memoryview(body), {}, self.size
+        for name, datatype, shape, size in reversed(self._inputs):
+            arrays[name] = tensors.from_raw(name, datatype, shape, view[end - size : end])
+            end -= size
+        own_deadline, priority = inference.parameters(self._parameters, now)
+        return Inference(self._id, arrays, self._outputs, _earlier(deadline, own_deadline), priority, self._parameters)
+
+
+def _earlier(one: float | None, other: float | None) -> float | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
 
 
 def write(model: Model, asked: Inference, answer: Answer) -> tuple[bytes, int | None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import msgspec
 from fastapi import APIRouter
@@ -24,8 +25,8 @@ from service.protocols.open_inference.inference import Inference, flag
 from service.protocols.open_inference.tensors import shape_of
 from service.protocols.open_inference.version_policy import policy_of
 from service.protocols.requests import (
+    AnswerResponse,
     addressed,
-    answer_headers,
     deadline_of,
     json_response,
     parse_json,
@@ -118,6 +119,7 @@ def router(repository: Repository, control: Control, *, version: str, max_body_b
     """
     routes = APIRouter(prefix="/v2", tags=["open inference protocol"])
     whole = version
+    readers: WeakKeyDictionary[Model, messages.Reader] = WeakKeyDictionary()
 
     async def server_metadata() -> Response:
         """Name the server, its version and the extensions it has."""
@@ -179,12 +181,12 @@ def router(repository: Repository, control: Control, *, version: str, max_body_b
             header_length = messages.header_length_of(request.headers.getlist(_HEADER_LENGTH))
             encoding = _encoding_of(request)
             body = await read_body(request, max_body_bytes)
+            if (reader := readers.get(served)) is None:
+                reader = readers[served] = messages.Reader(served.graph, batched=served.batched)
 
             def read() -> Inference:
                 content = compression.decompress(body, encoding, max_body_bytes) if encoding else body
-                return messages.read(
-                    content, header_length, served.graph, batched=served.batched, now=now, deadline=deadline
-                )
+                return reader.read(content, header_length, now, deadline)
 
             if encoding or len(body) > _INLINE_BODY:
                 asked = await while_connected(request, served.offload(read))
@@ -270,18 +272,18 @@ async def _read_parameters(request: Request, limit: int) -> dict[str, Any]:
 
 async def _respond(request: Request, served: Model, asked: Inference, answer: Answer) -> Response:
     """Write an answer, compressed if the client would rather have it so; what takes long is done elsewhere."""
-    headers = answer_headers(served, answer)
+    headers: list[tuple[bytes, bytes]] = []
     write = partial(messages.write, served, asked, answer)
     if messages.elements_to_write(asked, answer) > _INLINE_ELEMENTS:
         body, header_length = await while_connected(request, served.offload(write))
     else:
         body, header_length = write()
-    media_type = "application/json"
+    media_type = b"application/json"
     if header_length is not None:
-        headers[_HEADER_LENGTH] = str(header_length)
-        media_type = "application/octet-stream"
+        headers.append((_HEADER_LENGTH.encode(), b"%d" % header_length))
+        media_type = b"application/octet-stream"
     if len(body) > _SMALLEST_COMPRESSED:
-        headers["vary"] = "accept-encoding"
+        headers.append((b"vary", b"accept-encoding"))
         if encoding := compression.choose(",".join(request.headers.getlist("accept-encoding"))):
             compress = partial(compression.compress, body, encoding)
             smaller = (
@@ -291,5 +293,5 @@ async def _respond(request: Request, served: Model, asked: Inference, answer: An
             )
             if len(smaller) < len(body):
                 body = smaller
-                headers["content-encoding"] = encoding
-    return Response(body, headers=headers, media_type=media_type)
+                headers.append((b"content-encoding", encoding.encode()))
+    return AnswerResponse(body, media_type, served, answer, headers)

@@ -4,11 +4,13 @@ import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from starlette.testclient import TestClient
 
 from service import errors
+from service.connections import Refusal
 from service.errors import InferdError, Overloaded
 from service.metrics import FAILURES
 from service.protocols.errors import STATUS, status_of
@@ -72,7 +74,7 @@ def test_an_error_that_is_not_in_the_table_answers_as_its_nearest_ancestor() -> 
 
 def test_every_status_is_in_the_documentation() -> None:
     documented = set(re.findall(r"^\| (\d{3}) \|", OPERATIONS.read_text(encoding="utf-8"), re.MULTILINE))
-    assert documented == {str(status) for status in STATUS.values()}
+    assert documented == {str(status) for status in (*STATUS.values(), *get_args(Refusal))}
 
 
 @pytest.mark.parametrize(

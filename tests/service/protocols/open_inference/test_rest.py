@@ -20,6 +20,9 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.batching.policy import LatencyProfile
+from service.errors import BadInput
+from service.manifest import Graph, Tensor
+from service.protocols.open_inference.messages import Reader
 from service.protocols.open_inference.tensors import from_raw, to_raw
 from service.settings import Settings
 from tests.bundles import (
@@ -716,16 +719,19 @@ def test_a_body_that_is_no_inference_request_is_refused_with_what_is_wrong(
 
 
 @pytest.mark.parametrize("part", ["inputs", "outputs"])
-def test_a_million_tensors_are_refused_in_time_and_in_few_words(models: Path, serve: Serve, part: str) -> None:
+@pytest.mark.parametrize(("tensors", "status"), [(50_000, 400), (1_000_000, 413)])
+def test_very_many_tensors_are_refused_in_time_and_in_few_words(
+    models: Path, serve: Serve, part: str, tensors: int, status: int
+) -> None:
     make_bundle(models)
     client = serve(models=models, max_body_bytes=2**27)
     one = json.dumps({**ONE, "data": []} if part == "inputs" else {"name": "logits"})
-    body = f'{{"{part}": [{",".join([one] * 10**6)}]'
+    body = f'{{"{part}": [{",".join([one] * tensors)}]'
     body += "}" if part == "inputs" else f', "inputs": [{json.dumps(ONE)}]}}'
     began = time.monotonic()
     answer = client.post(INFER, content=body)
     assert time.monotonic() - began < 20
-    assert answer.status_code == 400
+    assert answer.status_code == status
     assert len(answer.content) < 1000
     assert_it_serves(client)
 
@@ -858,6 +864,52 @@ def test_a_large_binary_body_is_read_like_a_small_one(zoo: TestClient) -> None:
     rows = np.random.default_rng(4).random((3, 100_000), dtype=np.float32)
     request = {"inputs": [binary("x", [3, 100_000], rows.nbytes)], "parameters": {"binary_data_output": True}}
     assert outputs_in(send(zoo, request, rows.tobytes(), model="rows"))["y"].tobytes() == rows.tobytes()
+
+
+def test_json_that_was_said_before_is_read_as_it_was_at_first(client: TestClient) -> None:
+    rows = golden_inputs(2)
+    outputs = [{"name": "logits", "parameters": {"binary_data": True}}]
+    request = {"id": "again", "inputs": [binary("image", [1, 1, HEIGHT, WIDTH], 96)], "outputs": outputs}
+    for row in (0, 1, 0):
+        answer = send(client, request, rows[row : row + 1].tobytes())
+        np.testing.assert_allclose(logits_in(answer), logits_of(rows[row : row + 1]), atol=1e-5)
+        assert json.loads(answer.content[: int(answer.headers[LENGTH])])["id"] == "again"
+        for wrong, said in ((RAW[:-4], "the body has 92 bytes left"), (RAW + b"more", "4 bytes are left over")):
+            refused = send(client, request, wrong)
+            assert refused.status_code == 400
+            assert said in refused.json()["error"]
+
+
+def test_inputs_that_were_said_before_keep_their_order_and_their_texts() -> None:
+    graph = Graph(
+        file="model.onnx",
+        inputs=tuple(Tensor(name=name, datatype=of, shape=("n",)) for name, of in (("a", "INT32"), ("b", "BYTES"))),
+        outputs=(Tensor(name="y", datatype="INT32", shape=("n",)),),
+    )
+    reader = Reader(graph, batched=True)
+    inputs = [binary("b", [2], 10, "BYTES"), binary("a", [2], 8, "INT32")]
+    head = json.dumps({"inputs": inputs, "parameters": {"timeout": 2_000_000}}).encode()
+    for text, numbers, now in ((b"x", [1, 2], 100.0), (b"y", [3, 4], 200.0)):
+        element = b"\1\0\0\0" + text
+        read = reader.read(head + element + element + np.array(numbers, "<i4").tobytes(), len(head), now, now + 5)
+        assert read.arrays["a"].tolist() == numbers
+        assert read.arrays["b"].tolist() == [text.decode()] * 2
+        assert read.deadline == now + 2
+    with pytest.raises(BadInput):
+        reader.read(head + b"\7\0\0\0" * 2 + b"12" + np.array([1, 2], "<i4").tobytes(), len(head), 0.0)
+
+
+def test_no_more_than_a_few_heads_are_kept() -> None:
+    graph = Graph(
+        file="model.onnx",
+        inputs=(Tensor(name="a", datatype="INT32", shape=("n",)),),
+        outputs=(Tensor(name="y", datatype="INT32", shape=("n",)),),
+    )
+    reader = Reader(graph, batched=True)
+    for number in range(1000):
+        head = json.dumps({"id": str(number), "inputs": [binary("a", [1], 4, "INT32")]}).encode()
+        assert reader.read(head + b"\1\0\0\0", len(head), 0.0).id == str(number)
+    assert len(reader._heads) <= 64
 
 
 def test_bf16_is_binary_alone(zoo: TestClient) -> None:
