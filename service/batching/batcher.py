@@ -77,7 +77,13 @@ class _Result(msgspec.Struct, frozen=True):
     output_s: float
 
 
-Outcome: TypeAlias = _Result | InferdError
+class _Apart(msgspec.Struct, frozen=True):
+    """What became of each request of a batch that failed, when it was run alone."""
+
+    outcomes: Sequence[_Result | InferdError]
+
+
+Outcome: TypeAlias = _Result | _Apart | InferdError
 
 
 class Batcher:
@@ -254,6 +260,13 @@ class Batcher:
         return True
 
     def _attempt(self, requests: Sequence[_Request], rows: int) -> Outcome:
+        """Run a batch, and where it fails each request alone, so that only those fail that are at fault."""
+        outcome = self._attempt_once(requests, rows)
+        if isinstance(outcome, InferdError) and len(requests) > 1:
+            return _Apart([self._attempt_once([one], one.waiting.rows) for one in requests])
+        return outcome
+
+    def _attempt_once(self, requests: Sequence[_Request], rows: int) -> _Result | InferdError:
         """Run a batch; an error is returned, not raised, so that a run ends alike in the loop and in a thread."""
         clock = self._clock
         try:
@@ -295,12 +308,12 @@ class Batcher:
             self._batches_apart = _BATCHES_APART
         self._batches += 1
         self._rows += batch.rows
-        if isinstance(outcome, InferdError):
+        if not isinstance(outcome, _Result):
             self._failed_batches += 1
             self._report(BatchReport(batch.cause, batch.rows, len(batch.requests), compute_s, failed=True))
-            for request in batch.requests:
-                if not request.future.done():
-                    request.future.set_exception(outcome)
+            outcomes = outcome.outcomes if isinstance(outcome, _Apart) else [outcome] * len(batch.requests)
+            for request, own in zip(batch.requests, outcomes, strict=True):
+                self._answer_alone(request, own, batch, compute_s)
             return
         times = (outcome.input_s, outcome.infer_s, outcome.output_s)
         self._report(BatchReport(batch.cause, batch.rows, len(batch.requests), compute_s, False, *times))
@@ -308,6 +321,17 @@ class Batcher:
             if not request.future.done():
                 queue_s = batch.started_at - request.waiting.enqueued_at
                 request.future.set_result(Answer(outputs, queue_s, compute_s, batch.rows, *times))
+
+    def _answer_alone(self, request: _Request, outcome: _Result | InferdError, batch: _Batch, compute_s: float) -> None:
+        """Answer a request whose batch failed."""
+        if request.future.done():
+            return
+        if isinstance(outcome, InferdError):
+            request.future.set_exception(outcome)
+            return
+        queue_s = batch.started_at - request.waiting.enqueued_at
+        times = (outcome.input_s, outcome.infer_s, outcome.output_s)
+        request.future.set_result(Answer(outcome.shares[0], queue_s, compute_s, request.waiting.rows, *times))
 
     def _report(self, report: BatchReport) -> None:
         if self._on_batch:
