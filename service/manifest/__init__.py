@@ -12,6 +12,7 @@ texts that are read as n-grams.
 """
 
 from service.manifest.contract import Batching, FileEntry, Manifest, Provenance, Quality, Source
+from service.manifest.files import check_plain, read_file
 from service.manifest.graphs import Candidates, Datatype, Graph, StatePair, Step, Tensor, Tolerance, Variant
 from service.manifest.ground import (
     BATCH,
@@ -68,8 +69,10 @@ __all__ = [
     "Tolerance",
     "TranslationPostprocessing",
     "Variant",
+    "check_plain",
     "file_entry",
     "json_schema",
+    "read_file",
     "read_manifest",
     "verify_files",
 ]

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from service.errors import BundleRefused
 from service.manifest.contract import FileEntry, Manifest
+from service.manifest.files import open_file, read_file, verify_file
 from service.manifest.ground import MANIFEST_FILE, SCHEMA_VERSION
 
 _MAX_MANIFEST_BYTES = 1_000_000
@@ -23,13 +24,8 @@ def read_manifest(folder: Path) -> Manifest:
         BundleRefused: it is missing, too large, no JSON, of a newer schema, or breaks the contract; the reason names
             the keys at fault.
     """
-    path = folder / MANIFEST_FILE
     try:
-        if path.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise BundleRefused(MANIFEST_FILE, f"larger than {_MAX_MANIFEST_BYTES} bytes")
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise BundleRefused(MANIFEST_FILE, f"can't be read ({error.strerror})") from error
+        content = json.loads(read_file(folder, MANIFEST_FILE, most=_MAX_MANIFEST_BYTES))
     except (ValueError, RecursionError) as error:
         raise BundleRefused(MANIFEST_FILE, f"is no JSON ({error})") from error
     if not isinstance(content, dict):
@@ -57,34 +53,21 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
     """Compare every file that `manifest` names with its size and sha256.
 
     Raises:
-        BundleRefused: a file is missing, is no plain file, or has other bytes; it is named.
+        BundleRefused: a file is missing, is no plain file of the folder, or has other bytes; it is named.
     """
     for name, entry in manifest.files.items():
-        path = folder / name
-        linked = path.is_symlink() or (path.parent != folder and path.parent.is_symlink())
-        if linked or not path.is_file():
-            raise BundleRefused(name, "is missing or no plain file")
-        size = path.stat().st_size
-        if size != entry.bytes:
-            raise BundleRefused(name, f"has {size} bytes, the manifest says {entry.bytes}")
-        try:
-            with path.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        except OSError as error:
-            raise BundleRefused(name, f"can't be read ({error.strerror})") from error
-        if digest != entry.sha256:
-            raise BundleRefused(name, f"has sha256 {digest}, the manifest says {entry.sha256}")
+        verify_file(folder, name, entry)
 
 
 def file_entry(path: Path) -> FileEntry:
     """Size and sha256 of a file, as a manifest lists them.
 
     Raises:
-        OSError: it can't be read.
+        BundleRefused: it is no plain file, or can't be read.
     """
-    with path.open("rb") as stream:
+    with open_file(path.parent, path.name) as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return FileEntry(sha256=digest, bytes=path.stat().st_size)
+        return FileEntry(sha256=digest, bytes=stream.tell())
 
 
 def json_schema() -> str:

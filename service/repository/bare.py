@@ -25,6 +25,7 @@ from service.manifest import (
     Tensor,
     Tolerance,
     Variant,
+    check_plain,
     file_entry,
 )
 from service.runtime.onnx_graph import stand_in
@@ -73,9 +74,8 @@ def open_bare(folder: Path, *, providers: Sequence[str], threads: int, insist: b
         NotReady: as `OnnxSession`.
     """
     for name in (MODEL_FILE, LABELS_FILE):
-        path = folder / name
-        if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise BundleRefused(name, "is no plain file")
+        if (folder / name).exists() or (folder / name).is_symlink():
+            check_plain(folder, name)
     # First the graph: if it keeps tensors in another file, that is what to say, and not that the file lies there.
     session = OnnxSession(folder, MODEL_FILE, providers=providers, threads=threads, insist=insist)
     others = sorted(path.name for path in folder.iterdir() if path.name not in _BESIDE and path.name[0] != ".")

@@ -214,6 +214,7 @@ def load_bundle(folder: BundleFolder, options: LoadOptions) -> Bundle:
         BundleRefused: it may not be served; file and reason are in the message.
         NotReady: this machine can't run it as asked.
     """
+    _check_place(folder)
     if folder.is_bare:
         return _load_bare(folder, options)
     manifest, task, golden = _open(folder, options)
@@ -235,12 +236,22 @@ def verify_bundle(folder: BundleFolder, options: LoadOptions) -> Manifest:
     Raises:
         BundleRefused: as `load_bundle`, but no variant may take another one's place.
     """
+    _check_place(folder)
     if folder.is_bare:
         return _load_bare(folder, options).manifest
     manifest, task, golden = _open(folder, options)
     for name in manifest.variants:
         _load_variant(folder, manifest, name, task.graphs, golden, options)
     return manifest
+
+
+def _check_place(folder: BundleFolder) -> None:
+    """Refuse a folder that lies outside of the models folder: whoever may write a link there might not read it."""
+    try:
+        if not folder.path.resolve().is_relative_to(folder.path.parents[1].resolve()):
+            raise BundleRefused("bundle", "lies outside of the models folder, at the end of a link")
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, to Python 3.12 and older
+        raise BundleRefused("bundle", f"can't be read ({error})") from error
 
 
 def _load_bare(folder: BundleFolder, options: LoadOptions) -> Bundle:
@@ -262,6 +273,8 @@ def _load_bare(folder: BundleFolder, options: LoadOptions) -> Bundle:
             probed.no_example,
         )
     session.graph = probed.graph
+    if probed.example is not None:
+        session.check_shapes(session.run(probed.example))
     manifest = describe(folder.path, session, title=folder.name)
     task = TASKS[manifest.task](folder.path, manifest, options.limits)
     (role,) = task.graphs
@@ -297,7 +310,10 @@ def _open(folder: BundleFolder, options: LoadOptions) -> tuple[Manifest, AnyTask
     task = TASKS[manifest.task](folder.path, manifest, options.limits)
     drawing = manifest.postprocessing
     rounded = (drawing.output,) if isinstance(drawing, ImagesPostprocessing) else ()
-    return manifest, task, Golden(folder.path, manifest.golden, rounded=rounded) if manifest.golden else None
+    if not manifest.golden:
+        return manifest, task, None
+    listed = manifest.files[manifest.golden]
+    return manifest, task, Golden(folder.path, manifest.golden, rounded=rounded, entry=listed)
 
 
 def _first_that_replays(
@@ -334,6 +350,7 @@ def _load_variant(
             providers=options.providers,
             threads=options.threads,
             insist=options.insist,
+            entry=manifest.files[variant.graphs[role].file],
         )
         if golden:
             golden.replay(name, variant, role, sessions[role])

@@ -11,6 +11,7 @@ on another machine: so few of them may be their neighbours, whatever the toleran
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import BundleRefused, InferdError
-from service.manifest import Graph, Tensor, Variant
+from service.manifest import FileEntry, Graph, Tensor, Variant, read_file
 from service.runtime.devices import CPU
 from service.runtime.session import OnnxSession
 from service.tensors import DTYPES, Arrays
@@ -42,21 +43,25 @@ class Golden:
         folder: the bundle's folder.
         file: its name.
         rounded: outputs whose whole numbers a graph has rounded.
+        entry: what the manifest says of the file.
 
     Raises:
         BundleRefused: the file can't be read, or is too large once unpacked.
     """
 
-    def __init__(self, folder: Path, file: str, *, rounded: Collection[str] = ()) -> None:
+    def __init__(
+        self, folder: Path, file: str, *, rounded: Collection[str] = (), entry: FileEntry | None = None
+    ) -> None:
         self._file = file
         self._rounded = rounded
-        path = folder / self._file
+        content = io.BytesIO(read_file(folder, file, most=_MAX_BYTES, entry=entry))
         try:
-            with zipfile.ZipFile(path) as archive:
-                size = sum(entry.file_size for entry in archive.infolist())
+            with zipfile.ZipFile(content) as archive:
+                size = sum(member.file_size for member in archive.infolist())
             if size > _MAX_BYTES:
                 raise BundleRefused(self._file, f"has {size} bytes unpacked, the limit is {_MAX_BYTES}")
-            with np.load(path, allow_pickle=False) as arrays:
+            content.seek(0)
+            with np.load(content, allow_pickle=False) as arrays:
                 self._arrays: dict[str, NDArray[Any]] = {
                     name: array for name, array in arrays.items() if isinstance(array, np.ndarray)
                 }
@@ -82,7 +87,7 @@ class Golden:
 
         Raises:
             GoldenMismatch: an output differs by more than the manifest allows, or the graph fails.
-            BundleRefused: there is nothing to compare with.
+            BundleRefused: there is nothing to compare with, or an output has another shape than the manifest says.
         """
         inputs = self.inputs(graph, session)
         try:
@@ -90,6 +95,7 @@ class Golden:
         except InferdError as error:
             raise GoldenMismatch(session.graph.file, f"the golden replay failed: {error}") from error
         tensors = {tensor.name: tensor for tensor in session.graph.outputs}
+        session.check_shapes(outputs)
         for origin, prefix, allowed in (
             ("ONNX Runtime", f"runtime/{name}/{graph}", variant.tolerance.runtime),
             ("PyTorch", f"framework/{graph}", variant.tolerance.framework),

@@ -15,7 +15,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from service.errors import BundleRefused, InferdError, NotReady, RuntimeFailure
-from service.manifest import Graph, Tensor
+from service.manifest import FileEntry, Graph, Tensor
 from service.runtime.devices import CUDA
 from service.runtime.onnx_file import read_onnx
 from service.runtime.onnx_graph import DATATYPES, read_graph
@@ -37,6 +37,7 @@ class OnnxSession:
         providers: execution providers, the preferred one first.
         threads: of one run.
         insist: whether not getting the preferred provider is an error; else the next one is taken, and logged.
+        entry: what the manifest says of the file, if there is one.
 
     Raises:
         BundleRefused: the file is no ONNX graph that may be loaded, or has other tensors than the manifest says.
@@ -44,10 +45,17 @@ class OnnxSession:
     """
 
     def __init__(
-        self, folder: Path, graph: Graph | str, *, providers: Sequence[str], threads: int, insist: bool = True
+        self,
+        folder: Path,
+        graph: Graph | str,
+        *,
+        providers: Sequence[str],
+        threads: int,
+        insist: bool = True,
+        entry: FileEntry | None = None,
     ) -> None:
         file = graph if isinstance(graph, str) else graph.file
-        read = read_onnx(folder, file)
+        read = read_onnx(folder, file, entry)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -97,6 +105,19 @@ class OnnxSession:
             return dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
         except Exception as error:  # as above
             raise RuntimeFailure(f"{self.graph.file}: ONNX Runtime failed ({error})") from error
+
+    def check_shapes(self, outputs: Arrays) -> None:
+        """See that outputs have the shapes that the graph declares, which ONNX Runtime only warns of.
+
+        Raises:
+            BundleRefused: one has not.
+        """
+        for tensor in self.graph.outputs:
+            shape = outputs[tensor.name].shape
+            if not tensor.accepts(shape):
+                raise BundleRefused(
+                    self.graph.file, f"output {tensor.name!r} has the shape {shape}, and is declared as {tensor.shape}"
+                )
 
 
 def _value(array: NDArray[Any]) -> ort.OrtValue:

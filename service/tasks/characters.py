@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from service.errors import BadInput, BundleRefused
-from service.manifest import CharacterPreprocessing
+from service.manifest import CharacterPreprocessing, FileEntry, read_file
 
 _MOST_NAMED = 10
+_MOST_BYTES = 16 * 2**20
 
 
 class Characters:
@@ -18,7 +19,8 @@ class Characters:
 
     Args:
         folder: the bundle's folder.
-        how: what its manifest says of characters.
+        how: what its manifest says of characters,
+        entry: and of the vocabulary's file.
 
     Attributes:
         pieces: the text of each token, by its id.
@@ -30,8 +32,8 @@ class Characters:
             characters that are not in it.
     """
 
-    def __init__(self, folder: Path, how: CharacterPreprocessing) -> None:
-        self.pieces = _read_vocabulary(folder, how.vocabulary)
+    def __init__(self, folder: Path, how: CharacterPreprocessing, entry: FileEntry | None = None) -> None:
+        self.pieces = _read_vocabulary(folder, how.vocabulary, entry)
         self._tokens = {piece: token for token, piece in enumerate(self.pieces)}
         self.replacements = {one: text for one, text in how.replacements.items() if one not in self._tokens}
         needed = {how.start, *"".join(self.replacements.values())}
@@ -64,10 +66,10 @@ def _named(character: str) -> str:
     return f"{character!r} (U+{ord(character):04X} {unicodedata.name(character, 'unnamed')})"
 
 
-def _read_vocabulary(folder: Path, name: str) -> Sequence[str]:
+def _read_vocabulary(folder: Path, name: str, entry: FileEntry | None) -> Sequence[str]:
     try:
-        pieces = json.loads((folder / name).read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        pieces = json.loads(read_file(folder, name, most=_MOST_BYTES, entry=entry))
+    except (ValueError, RecursionError) as error:
         raise BundleRefused(name, f"is no JSON ({error})") from error
     if not isinstance(pieces, list) or not all(isinstance(piece, str) and len(piece) == 1 for piece in pieces):
         raise BundleRefused(name, "must be a list of single characters")

@@ -169,7 +169,7 @@ def _check_input(manifest: Manifest, how: ImagePreprocessing) -> None:
 
 
 def _read_labels(folder: Path, manifest: Manifest, how: ClassificationPostprocessing) -> tuple[str, ...]:
-    labels = read_labels(folder, how.labels)
+    labels = read_labels(folder, how.labels, manifest.files[how.labels])
     for variant in manifest.variants.values():
         outputs = {tensor.name: tensor.shape for graph in variant.graphs.values() for tensor in graph.outputs}
         shape = outputs.get(how.output)

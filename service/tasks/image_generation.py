@@ -81,7 +81,8 @@ class ImageGeneration:
         if reading is not None and drawing.condition is None:
             raise BundleRefused(MANIFEST_FILE, "what is read in a text is a class, and there are no classes")
         self.graphs: tuple[str, ...] = (GENERATOR,) if reading is None else (TEXT, GENERATOR)
-        self.labels = () if drawing.labels is None else read_labels(folder, drawing.labels)
+        named = drawing.labels
+        self.labels = () if named is None else read_labels(folder, named, manifest.files[named])
         self._numbers = {label.casefold(): number for number, label in enumerate(self.labels)}
         if len(self._numbers) < len(self.labels):
             raise BundleRefused(drawing.labels or "", "must be different texts, also without regard to case")

@@ -44,7 +44,8 @@ class Tensors:
 
     def __init__(self, folder: Path, manifest: Manifest, limits: TaskLimits) -> None:
         self._graph = _only_graph(manifest)
-        self.labels = read_labels(folder, LABELS_FILE) if LABELS_FILE in manifest.files else None
+        listed = manifest.files.get(LABELS_FILE)
+        self.labels = read_labels(folder, LABELS_FILE, listed) if listed else None
 
     def parse(self, inputs: object, parameters: Mapping[str, object]) -> Request:
         """Check which inputs are there.

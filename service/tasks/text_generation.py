@@ -167,7 +167,8 @@ class TextGeneration:
     def __init__(self, folder: Path, manifest: Manifest, limits: TaskLimits) -> None:
         if not isinstance(manifest.preprocessing, CharacterPreprocessing):
             raise BundleRefused("manifest.json", f"task {manifest.task!r} needs a preprocessing of characters")
-        self.characters = Characters(folder, manifest.preprocessing)
+        how = manifest.preprocessing
+        self.characters = Characters(folder, how, manifest.files[how.vocabulary])
         self.limits = limits
         _check_graphs(manifest, len(self.characters.pieces), manifest.preprocessing.vocabulary)
 

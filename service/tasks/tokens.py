@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from service.errors import BundleRefused
-from service.manifest import TokenizerPreprocessing
+from service.manifest import FileEntry, TokenizerPreprocessing, read_file
+from service.tasks.tokenizer_file import MOST_BYTES, checked
 
+_PANIC = "PanicException"
+"""What the library raises where it meets what it thinks impossible; the class can't be imported."""
 _OTHER_SPACE = re.compile(r"[^\S ]|\s\s")
 
 
@@ -25,21 +28,25 @@ class Tokens:
 
     Args:
         folder: the bundle's folder.
-        how: what its manifest says of tokens.
+        how: what its manifest says of tokens,
+        entry: and of the tokenizer's file.
 
     Attributes:
         size: how many tokens there are.
 
     Raises:
-        BundleRefused: the file is no tokenizer, or lacks tokens that the manifest names.
+        BundleRefused: the file is no tokenizer, one that is not taken, or lacks tokens that the manifest names.
     """
 
-    def __init__(self, folder: Path, how: TokenizerPreprocessing) -> None:
+    def __init__(self, folder: Path, how: TokenizerPreprocessing, entry: FileEntry | None = None) -> None:
         from tokenizers import Tokenizer  # who serves no such model need not load it
 
+        described = checked(how.tokenizer, read_file(folder, how.tokenizer, most=MOST_BYTES, entry=entry))
         try:
-            self._tokenizer = Tokenizer.from_str((folder / how.tokenizer).read_text(encoding="utf-8"))
-        except Exception as error:  # the library raises nothing more special
+            self._tokenizer = Tokenizer.from_str(described)
+        except BaseException as error:  # the library raises nothing more special, and some of it is no Exception
+            if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+                raise
             raise BundleRefused(how.tokenizer, f"is no tokenizer ({error})") from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()

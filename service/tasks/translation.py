@@ -183,7 +183,7 @@ class Translation:
             raise BundleRefused(
                 "manifest.json", f"{search.beams} beams need {2 * search.beams} candidates; a graph picks {candidates}"
             )
-        self.tokens = Tokens(folder, how)
+        self.tokens = Tokens(folder, how, manifest.files[how.tokenizer])
         self.source, self.target = search.source, search.target
         self.start, self.end = how.start, how.end
         self.most_beams = candidates // 2

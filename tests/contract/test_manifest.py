@@ -376,7 +376,7 @@ def test_a_message_about_many_wrong_keys_stays_readable(tmp_path: Path) -> None:
         (b"[]", "is no JSON object"),
         (b"null", "is no JSON object"),
         (b'"manifest"', "is no JSON object"),
-        (b" " * 1_000_001, "larger than 1000000 bytes"),
+        (b" " * 1_000_001, "has 1000001 bytes, the limit is 1000000"),
     ],
     ids=["empty", "cut", "too much", "no text", "no text within", "deep", "a list", "null", "a text", "huge"],
 )
@@ -393,7 +393,7 @@ def test_a_missing_manifest_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_in_place_of_the_manifest_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").mkdir()
-    with pytest.raises(BundleRefused, match=r"manifest.json: can't be read \(Is a directory"):
+    with pytest.raises(BundleRefused, match=r"manifest.json: is missing or no plain file"):
         read_manifest(tmp_path)
 
 
@@ -438,7 +438,7 @@ def test_a_file_behind_a_link_is_refused_though_its_bytes_are_right(models: Path
     bundle = make_bundle(models)
     (bundle / "labels.json").rename(models / "elsewhere.json")
     (bundle / "labels.json").symlink_to(models / "elsewhere.json")
-    with pytest.raises(BundleRefused, match=r"labels.json: is missing or no plain file"):
+    with pytest.raises(BundleRefused, match=r"labels.json: .*a link leads out of it"):
         verify_files(bundle, read_manifest(bundle))
 
 
@@ -449,5 +449,5 @@ def test_a_file_in_a_folder_behind_a_link_is_refused_though_its_bytes_are_right(
     sign(bundle)
     (bundle / "assets").rename(models / "elsewhere")
     (bundle / "assets").symlink_to(models / "elsewhere")
-    with pytest.raises(BundleRefused, match=r"assets/picture.png: is missing or no plain file"):
+    with pytest.raises(BundleRefused, match=r"assets/picture.png: .*a link leads out of it"):
         verify_files(bundle, read_manifest(bundle))

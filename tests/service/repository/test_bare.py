@@ -113,7 +113,7 @@ def test_a_graph_that_lies_elsewhere_is_refused(models: Path) -> None:
     (folder / "model.onnx").rename(models / "elsewhere.onnx")
     (folder / "model.onnx").symlink_to(models / "elsewhere.onnx")
     error = refusal(models)
-    assert (error.file, error.problem) == ("model.onnx", "is no plain file")
+    assert (error.file, error.problem) == ("model.onnx", "is no plain file of this folder: a link leads out of it")
 
 
 def test_a_graph_that_keeps_tensors_in_another_file_is_refused_for_that(models: Path) -> None:

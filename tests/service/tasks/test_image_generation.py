@@ -207,6 +207,7 @@ def test_no_more_labels_are_told_than_a_message_has_room_for(models: Path) -> No
     folder = make_image_bundle(models, texts=False)
     labels = [f"class {number}" for number in range(102)]
     (folder / "labels.json").write_text(json.dumps(labels))
+    sign(folder)
     content = read_manifest(folder).model_dump(mode="json")
     content = with_edit(content, *GENERATOR, "inputs", 1, "shape", to=["batch", 102])
     many = ImageGeneration(folder, Manifest.model_validate(content), LIMITS)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from service.tasks.tensors import Tensors
 from service.tensors import DTYPES
 
 LIMITS = TaskLimits(max_pixels=1)
-ENTRY = FileEntry(sha256="0" * 64, bytes=0)
+ENTRY = FileEntry(sha256=hashlib.sha256(b'["a", "b"]').hexdigest(), bytes=10)
 
 Shape = tuple[int | str, ...] | None
 
@@ -141,7 +142,7 @@ def test_labels_are_read_where_the_manifest_lists_them(tmp_path: Path) -> None:
     (tmp_path / "labels.json").write_text('["a", "b"]', encoding="utf-8")
     assert Tensors(tmp_path, manifest_of({"model": graph}), LIMITS).labels is None
     assert Tensors(tmp_path, manifest_of({"model": graph}, "labels.json"), LIMITS).labels == ("a", "b")
-    with pytest.raises(BundleRefused, match=r"labels\.json: is no JSON"):
+    with pytest.raises(BundleRefused, match=r"labels\.json: can't be read \(No such file"):
         Tensors(tmp_path / "nowhere", manifest_of({"model": graph}, "labels.json"), LIMITS)
 
 
