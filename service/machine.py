@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import platform
@@ -35,6 +36,24 @@ def memory_limit(cgroup: Path = _CGROUP) -> int:
         except (OSError, ValueError):
             continue  # there is no such cgroup, or it says "max"
     return machine
+
+
+def allow_files(needed: int) -> int:
+    """Have the system allow this process, and those that it starts, `needed` open files, as far as it may be asked to.
+
+    Returns:
+        How many it allows.
+    """
+    with contextlib.suppress(ImportError):  # Windows has no such limit
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        if soft != resource.RLIM_INFINITY and soft < allowed:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+            return allowed
+        return needed if soft == resource.RLIM_INFINITY else soft
+    return needed
 
 
 def _cgroup_quota(cgroup: Path) -> float | None:

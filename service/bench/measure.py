@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 
@@ -16,6 +15,7 @@ from service.bench.plan import MOST_CLIENTS, Plan
 from service.bench.result import Result, Round, Run, compare, this_machine
 from service.bench.samples import Figures
 from service.bench.scenario import Scenario, Wanted, make_scenario
+from service.machine import allow_files
 
 Tell = Callable[[str], None]
 
@@ -137,14 +137,6 @@ def allow_sockets(count: int) -> None:
     Raises:
         ValueError: it may not.
     """
-    with contextlib.suppress(ImportError):  # Windows has no such limit
-        import resource
-
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        needed = count + _SPARE_SOCKETS
-        if soft < needed:
-            if hard != resource.RLIM_INFINITY and hard < needed:
-                raise ValueError(
-                    f"{count} connections need {needed} open files, and the system allows {hard} (ulimit -n)"
-                )
-            resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    needed = count + _SPARE_SOCKETS
+    if (allowed := allow_files(needed)) < needed:
+        raise ValueError(f"{count} connections need {needed} open files, and the system allows {allowed} (ulimit -n)")

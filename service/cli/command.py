@@ -12,14 +12,15 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from service.cli import asking, benching, drawing, folder, keys
+from service.cli import asking, benching, doctor, drawing, folder, keys
 from service.errors import InferdError
+from service.machine import allow_files
 from service.metrics import Metrics
 from service.observability import configure_logging
 from service.security.access import Access
 from service.security.tls import Tls
 from service.settings import ENV_PREFIX, Settings
-from service.workers.sizing import count_workers
+from service.workers.sizing import count_workers, files_of
 from service.workers.supervisor import Supervisor
 
 _OPTIONS = ("models", "host", "port", "workers")
@@ -56,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--workers", help="processes that answer, or auto (INFERD_WORKERS, default: auto)")
     serve.set_defaults(run=_serve)
 
-    for others in (folder, asking, drawing, benching, keys):
+    for others in (folder, asking, drawing, benching, keys, doctor):
         others.add_commands(commands)
     return parser
 
@@ -82,7 +83,9 @@ def _serve(settings: Settings, _: argparse.Namespace) -> int:
     # What every worker would fail on is said once.
     Access.of(settings, Metrics(version("inferd")))
     Tls.of(settings)
-    settings = settings.model_copy(update={"workers": count_workers(settings), "models": settings.models.absolute()})
+    workers = count_workers(settings)
+    allow_files(files_of(settings, workers))  # many systems begin with 1,024
+    settings = settings.model_copy(update={"workers": workers, "models": settings.models.absolute()})
     if settings.workers == 1:
         from service.serving import serve_alone
 

@@ -16,6 +16,8 @@ _WORKER_BYTES = 200 * 2**20
 _BYTES_A_MODEL_BYTE = 3
 """What a loaded model takes for each byte of its files, while another version of it is loaded."""
 
+_FILES_BESIDE_CONNECTIONS = 256
+
 
 def count_workers(settings: Settings) -> int:
     """How many workers `settings` ask for; `auto` is one a core and what memory allows, at most 8, and 1 on a GPU."""
@@ -25,6 +27,11 @@ def count_workers(settings: Settings) -> int:
         return 1
     of_memory = memory_limit() // (_WORKER_BYTES + _BYTES_A_MODEL_BYTE * _bytes_under(settings.models))
     return max(1, min(cpu_quota(), of_memory, _MOST))
+
+
+def files_of(settings: Settings, workers: int) -> int:
+    """How many files each of so many workers may have to keep open: its connections, and what else there is."""
+    return settings.max_connections // workers + _FILES_BESIDE_CONNECTIONS
 
 
 def _has_gpu_runtime(find: Callable[[str], object] = distribution) -> bool:
