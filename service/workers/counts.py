@@ -13,6 +13,7 @@ from service.sharing import make_memory
 
 _NUMBER = struct.Struct("=I")
 _NOBODY = 0xFFFF_FFFF
+_NO_LEAD = 8
 
 
 class Counts:
@@ -42,11 +43,16 @@ class Counts:
         self._memory[-_NUMBER.size :] = _NUMBER.pack(self._own)
 
     def is_ahead(self) -> bool:
-        """Whether the next connection is for another: one with fewer, or with as many if this one took the last."""
+        """Whether the next connection is for another: one with fewer, or with as many if this one took the last.
+
+        Where there are many, one more or less makes no difference, and waiting for one's turn would: a lead of an
+        eighth is none.
+        """
         *numbers, last = (number for (number,) in _NUMBER.iter_unpack(self._memory))
         own = numbers.pop(self._own)
         fewest = min((number for number in numbers if number != _NOBODY), default=None)
-        return fewest is not None and (fewest < own or (fewest == own and last == self._own))
+        lead = own // _NO_LEAD
+        return fewest is not None and (fewest < own - lead or (fewest == own and not lead and last == self._own))
 
     def close(self) -> None:
         """Let go of the memory."""

@@ -22,6 +22,7 @@ _NO_SUCH_ADDRESS = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 _YIELDS_S = 0.02
 """How long a connection is left to processes that have fewer, at first."""
 _LOOK_AGAIN_S = 0.001
+_MOST_AT_ONCE = 32
 _NO_MORE_FILES_S = 0.5
 """How long to wait after the process could open no more connections."""
 
@@ -112,8 +113,8 @@ class _Yielding:
 class Acceptor:
     """Takes connections from listeners that other processes take from too.
 
-    It takes one at a time, and leaves a connection to others for a moment if any of them has fewer, or as many if it
-    took the last one: connections are kept for long, and whoever gets many has many requests later, while another
+    It leaves a connection to others for a moment if any of them has fewer, or as many if it took the last one:
+    connections are kept for long, and whoever gets many has many requests later, while another
     rests.
 
     Args:
@@ -165,21 +166,28 @@ class Acceptor:
             self._loop.remove_reader(listener)
 
     def _accept(self, listener: socket.socket) -> None:
+        """Take what waits, up to a bound: one at a pass of a loop that is busy would be slower than they come."""
+        for _ in range(_MOST_AT_ONCE):
+            if not self._accept_one(listener):
+                return
+
+    def _accept_one(self, listener: socket.socket) -> bool:
+        """Take a connection, unless it is for others; whether there may be another."""
         if not self._is_ahead():
             self._yielding.pop(listener, None)
         elif self._may_yield(listener):
             self._loop.remove_reader(listener)
             self._loop.call_later(_LOOK_AGAIN_S, self._resume, listener)
-            return
+            return False
         try:
             connection, _ = listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return  # another process was quicker, or the client has gone again
+            return False  # another process was quicker, or the client has gone again
         except OSError as error:
             logger.error("a connection can't be taken: %s", error.strerror)
             self._loop.remove_reader(listener)
             self._loop.call_later(_NO_MORE_FILES_S, self._resume, listener)
-            return
+            return False
         connection.setblocking(False)
         task: asyncio.Task[object] = self._loop.create_task(
             self._loop.connect_accepted_socket(self._protocol, connection, ssl=self._tls)
@@ -197,6 +205,7 @@ class Acceptor:
             if not isinstance(error, OSError):
                 raise error
             logger.debug("a connection came to nothing: %s", error)
+        return True
 
     def _tell(self) -> None:
         """Say how many connections there are."""
