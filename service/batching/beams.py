@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import msgspec
@@ -132,7 +134,7 @@ class BeamGroup(Group):
             length: in tokens, the end token included.
             last: where the beginning looked for its end, if it came to one and that is told.
         """
-        score = logprob / float(_penalty(length, self.exponent))
+        score = logprob / _penalty_of(length, self.exponent)
         if score <= self.bar:
             return
         tokens, attention = self._trace(row, last)
@@ -210,17 +212,48 @@ class BeamStrategy:
             places[cohort.places] = cohort.origins
         if not ended:
             return Growth(tokens, places, None, ())
-        stay = [place for place, row in enumerate(self._rows) if row.group not in ended]
+        stay = _closed_up([row.group for row in self._rows], ended)
         return Growth(tokens[stay], places[stay], [self._rows[place] for place in stay], list(ended))
 
     def _seated(self) -> Sequence[_Cohort]:
         """The groups that have begun, by their number of beams."""
         places: dict[int, dict[BeamGroup, int]] = {}
-        for place, (group, member) in enumerate(self._rows):
-            if member == 0:  # the first of its group; None is none
-                assert isinstance(group, BeamGroup)  # noqa: S101 - nobody else is given this strategy
-                places.setdefault(group.beams, {})[group] = place
+        place = 0
+        while place < len(self._rows):
+            group, member = self._rows[place]
+            if member is None:
+                place += 1
+                continue
+            assert isinstance(group, BeamGroup)  # noqa: S101 - nobody else is given this strategy
+            places.setdefault(group.beams, {})[group] = place
+            place += group.beams
         return [_Cohort(list(first), list(first.values())) for first in places.values()]
+
+
+def _closed_up(groups: Sequence[Group], ended: Collection[Group]) -> list[int]:
+    """The places of rows that stay, in an order in which as few as can be have another place than before.
+
+    Where a group has ended the last one that is as wide goes: what rows look at is large, and stays where it is.
+
+    Args:
+        groups: of each row; those of a group lie side by side.
+        ended: those that don't stay.
+    """
+    parts = [[place for place, _ in rows] for _, rows in groupby(enumerate(groups), lambda row: id(row[1]))]
+    last: dict[int, list[int]] = {}  # those that stay, by their width
+    for number, part in enumerate(parts):
+        if groups[part[0]] not in ended:
+            last.setdefault(len(part), []).append(number)
+    stay: list[list[int]] = []
+    moved: set[int] = set()
+    for number, part in enumerate(parts):
+        if groups[part[0]] not in ended:
+            if number not in moved:
+                stay.append(part)
+        elif (as_wide := last.get(len(part))) and as_wide[-1] > number:
+            moved.add(as_wide[-1])
+            stay.append(parts[as_wide.pop()])
+    return [place for part in stay for place in part]
 
 
 class _Cohort:
@@ -312,6 +345,12 @@ class _Cohort:
             logprob = float(self._scores[number, row])
             if math.isfinite(logprob):
                 group.finish(row, logprob, int(self._lengths[number]))
+
+
+@lru_cache(4096)
+def _penalty_of(length: int, exponent: float) -> float:
+    """The same of one answer: many have the same length."""
+    return float(_penalty(length, exponent))
 
 
 def _penalty(length: int | NDArray[np.int64], exponent: float | NDArray[np.float64]) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ end. What they carry is copied once, before the next run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ class States:
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._arrays: Arrays = {name: _no_rows(tensor) for name, tensor in tensors.items()}
+        self._buffers: dict[str, NDArray[Any]] = {}
         self._groups: Sequence[Group] = ()
         self._places: NDArray[np.intp] | None = None
 
@@ -51,7 +52,7 @@ class States:
         self._places = _composed(self._places, places)
 
     def arrays(self) -> Arrays:
-        """The states (rows, ...) each."""
+        """The states (rows, ...) each; they last until the next are asked for."""
         if self._places is not None:
             self._arrays = {name: self._gathered(name, self._places) for name in self._arrays}
             self._places = None
@@ -59,10 +60,12 @@ class States:
 
     def _gathered(self, name: str, places: NDArray[np.intp]) -> NDArray[Any]:
         before = self._arrays[name]
+        buffer = self._buffers.get(name)  # a fresh array each time would take far longer than what is copied
+        if buffer is None or len(buffer) < len(places) or before.base is buffer:
+            buffer = self._buffers[name] = np.empty((2 * len(places), *before.shape[1:]), before.dtype)
+        found = buffer[: len(places)]
         if len(before):
-            found = before.take(places, axis=0, mode="clip")
-        else:
-            found = np.zeros((len(places), *before.shape[1:]), before.dtype)
+            before.take(places, axis=0, out=found, mode="clip")
         for row in np.flatnonzero(places < 0).tolist():
             given = self._groups[row].start.get(name)
             found[row] = 0 if given is None else given[0]
@@ -72,7 +75,7 @@ class States:
 class Contexts:
     """What the rows look at in every step: each context as long as the longest, filled up with zeros.
 
-    They are large beside all else, and go from one buffer to another.
+    They are large beside all else, so they lie in buffers that stay, and are written where another group has a row.
 
     Args:
         graph: the step.
@@ -86,24 +89,37 @@ class Contexts:
             for name in names
         }
         self._arrays: Arrays = {}
-        self._spare: dict[str, NDArray[Any]] = {}
+        self._buffers: dict[str, NDArray[Any]] = {}
         self._groups: Sequence[Group] = ()
-        self._places: NDArray[np.intp] | None = None
+        self._written: Sequence[Group] = ()  # whose is what stands in each row of the buffers
         self._too_long = 0  # times
 
-    def seat(self, groups: Sequence[Group], places: NDArray[np.intp]) -> None:
-        """See `States.seat`; rows of one group have the same."""
-        if not self._open or (len(groups) == len(self._groups) and all(map(_same, groups, self._groups))):
-            return
+    def seat(self, groups: Sequence[Group]) -> None:
+        """Have row by row those of `groups`."""
         self._groups = groups
-        self._places = _composed(self._places, places)
 
     def arrays(self) -> Arrays:
-        """The contexts (rows, ...) each; they last until the next but one are asked for."""
-        if self._places is not None:
-            self._arrays = {name: self._gathered(name, shape, self._places) for name, shape in self._shapes().items()}
-            self._places = None
+        """The contexts (rows, ...) each; they last until the next are asked for."""
+        if self._open and self._groups is not self._written:
+            self._write()
+            self._arrays = {name: buffer[: len(self._groups)] for name, buffer in self._buffers.items()}
         return self._arrays
+
+    def _write(self) -> None:
+        rows = len(self._groups)
+        for name, shape in self._shapes().items():
+            buffer = self._buffers.get(name)
+            if buffer is None or len(buffer) < rows or buffer.shape[1:] != shape:
+                self._buffers[name] = np.zeros((2 * rows, *shape), self._groups[0].context[name].dtype)
+                self._written = ()
+        for first, end in _changed(self._written, self._groups):
+            for name, buffer in self._buffers.items():
+                own = self._groups[first].context[name]
+                if own.shape[1:] != buffer.shape[1:]:
+                    buffer[first:end] = 0
+                place: Any = (slice(first, end), *map(slice, own.shape[1:]))
+                buffer[place] = own
+        self._written = self._groups
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """What each context must have room for: the longest of those that live, or for a while of those that did."""
@@ -111,7 +127,7 @@ class Contexts:
         needed, kept = {}, {}
         for name, axes in self._open.items() if different else ():
             shape = list(different[0][name].shape[1:])
-            before = self._arrays[name].shape if name in self._arrays else ()
+            before = self._buffers[name].shape if name in self._buffers else ()
             longer = shape.copy()
             for axis in axes:
                 shape[axis - 1] = max(context[name].shape[axis] for context in different)
@@ -123,28 +139,17 @@ class Contexts:
         self._too_long = 0
         return needed
 
-    def _gathered(self, name: str, shape: tuple[int, ...], places: NDArray[np.intp]) -> NDArray[Any]:
-        """One of the contexts, in the buffer that it is not in now."""
-        rows, before = len(places), self._arrays.get(name)
-        buffer = self._spare.get(name)
-        if buffer is None or len(buffer) < rows or buffer.shape[1:] != shape:
-            buffer = np.zeros((2 * rows, *shape), self._groups[0].context[name].dtype)
-        found = buffer[:rows]
-        if before is not None:
-            if before.shape[1:] == shape:
-                np.take(before, places, axis=0, out=found, mode="clip")
-            else:
-                kept = np.flatnonzero(places >= 0)
-                part: Any = tuple(map(slice, np.minimum(before.shape[1:], shape).tolist()))
-                found[:] = 0
-                found[(kept, *part)] = before[(places[kept], *part)]  # what is cut off is zeros
-            self._spare[name] = before if before.base is None else before.base
-        for row in np.flatnonzero(places < 0).tolist():
-            own = self._groups[row].context[name][0]
-            found[row] = 0
-            place: Any = (row, *map(slice, own.shape))
-            found[place] = own
-        return found
+
+def _changed(before: Sequence[Group], now: Sequence[Group]) -> Iterator[tuple[int, int]]:
+    """From where to where the rows lie of each group that has others than before; those of a group lie side by side."""
+    first = 0
+    while first < len(now):
+        group, end = now[first], first + 1
+        while end < len(now) and now[end] is group:
+            end += 1
+        if end > len(before) or before[first] is not group or before[end - 1] is not group:
+            yield first, end
+        first = end
 
 
 def _composed(before: NDArray[np.intp] | None, places: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -157,7 +162,3 @@ def _composed(before: NDArray[np.intp] | None, places: NDArray[np.intp]) -> NDAr
 def _no_rows(state: Tensor) -> NDArray[Any]:
     sizes = [size for size in (state.shape or ())[1:] if isinstance(size, int)]
     return np.zeros((0, *sizes), DTYPES[state.datatype])
-
-
-def _same(one: Group, other: Group) -> bool:
-    return one is other

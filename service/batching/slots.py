@@ -136,9 +136,10 @@ class Slots:
 
     def _begin(self, answers: Arrays, news: list[Group]) -> Arrays:
         """Give each sequence of a group whose prompt is read a slot; return the answers, each for its new row."""
-        rows: list[Row] = []
-        places: list[int] = []
-        for place, row in enumerate(self._rows):
+        first = next(place for place, row in enumerate(self._rows) if row.member is None)
+        rows = list(self._rows[:first])
+        places = list(range(first))
+        for place, row in enumerate(self._rows[first:], first):
             group = row.group
             if row.member is None:
                 self._strategy.read(group, answers, place)
@@ -191,7 +192,7 @@ class Slots:
         self._rows = rows
         groups = [row.group for row in rows]
         self._states.seat(groups, places)
-        self._contexts.seat(groups, places)
+        self._contexts.seat(groups)
         self._strategy.seat(rows)
 
     def _count(self) -> None:

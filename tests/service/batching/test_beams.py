@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.batching.beams import BeamGroup, BeamStrategy
+from service.batching.beams import BeamGroup, BeamStrategy, _closed_up
 from service.batching.policy import LatencyProfile, Limits
 from service.batching.sequences import SamplingStrategy
 from service.batching.slots import Slots
@@ -160,6 +160,17 @@ def test_contexts_are_as_long_as_the_longest_that_lives_or_did_a_moment_ago(
     assert model.sources == sources
     for one, group in zip(asked, groups, strict=True):
         expect(group, search(DecoderModel(likes_end=-50), one))
+
+
+def test_where_a_group_ends_the_last_that_is_as_wide_goes_and_all_others_stay() -> None:
+    a, b, c, d, e = (Asked(source=3, seed=seed, beams=1 + (seed != 4)).group() for seed in range(5))
+    rows = [a, a, b, b, c, c, e, d, d]
+    assert _closed_up(rows, {b}) == [0, 1, 7, 8, 4, 5, 6]
+    assert _closed_up(rows, {a, b}) == [7, 8, 4, 5, 6]
+    assert _closed_up(rows, {d}) == [0, 1, 2, 3, 4, 5, 6]
+    assert _closed_up(rows, {e, d}) == [0, 1, 2, 3, 4, 5]
+    assert _closed_up(rows, {e}) == [0, 1, 2, 3, 4, 5, 7, 8]
+    assert _closed_up(rows, {a, b, c, d, e}) == []
 
 
 def test_what_is_left_to_do_falls_with_every_step() -> None:
