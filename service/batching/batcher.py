@@ -23,6 +23,7 @@ from service.batching.policy import (
     LatencyProfile,
     Limits,
     Waiting,
+    adapted,
     admit,
     give_up_at,
     level_of,
@@ -138,6 +139,9 @@ class Batcher:
         self._idle.set()
         self._draining = False
         self._batches = self._failed_batches = self._rows = 0
+        self._slowdown = 1.0
+        self._standing_since = 0.0  # when something came to wait that found nothing waiting
+        self._last: _Batch | None = None  # that was followed by what waited for its end
 
     async def submit(self, inputs: Arrays, rows: int, deadline: float | None = None, priority: int = 0) -> Answer:
         """Wait for the answer of `submit_nowait`; cancelling withdraws the request."""
@@ -170,7 +174,11 @@ class Batcher:
         level = level_of(priority)
         running_s_left = max(0.0, self._running.predicted_end - now) if self._running else 0.0
         rows_behind = sum(self._queued_rows[level:])
-        admit(rows, sum(self._queued_rows), running_s_left, self._profile, self._limits, rows_behind)
+        queued_rows = sum(self._queued_rows)
+        if not queued_rows:
+            self._standing_since = now
+        standing_s = now - self._standing_since
+        admit(rows, queued_rows, running_s_left, self._profile, self._limits, rows_behind, self._slowdown, standing_s)
 
         future: asyncio.Future[Answer] = self._loop.create_future()
         waiting = Waiting(rows, now, deadline, layout(inputs) if self._batched else None)
@@ -229,6 +237,9 @@ class Batcher:
     def _dispatch(self) -> None:
         """Start the next batch; rest if nothing waits."""
         now = self._clock()
+        if (last := self._last) and any(self._queued_rows):
+            self._slowdown = adapted(self._slowdown, last.predicted_end - last.started_at, now - last.started_at)
+        self._last = None
         seen: list[_Request] = []
         decision = next_batch(self._in_order(seen), now, self._profile, self._limits)
         for index in decision.expired:
@@ -301,7 +312,7 @@ class Batcher:
 
     def _finish(self, batch: _Batch, outcome: Outcome) -> None:
         """Answer those of the batch who still listen."""
-        self._running = None
+        self._running, self._last = None, batch
         compute_s = self._clock() - batch.started_at
         predicted_s = batch.predicted_end - batch.started_at
         if predicted_s < self._inline_below_s and compute_s > _FAR_LONGER * self._inline_below_s:

@@ -13,7 +13,7 @@ from service.sharing import make_memory
 
 _NUMBER = struct.Struct("=I")
 _NOBODY = 0xFFFF_FFFF
-_NO_LEAD = 8
+_NO_LEAD = 16
 
 
 class Counts:
@@ -45,8 +45,8 @@ class Counts:
     def is_ahead(self) -> bool:
         """Whether the next connection is for another: one with fewer, or with as many if this one took the last.
 
-        Where there are many, one more or less makes no difference, and waiting for one's turn would: a lead of an
-        eighth is none.
+        Where there are many, one more or less makes no difference, and waiting for one's turn would: a lead of a
+        sixteenth is none.
         """
         *numbers, last = (number for (number,) in _NUMBER.iter_unpack(self._memory))
         own = numbers.pop(self._own)

@@ -167,18 +167,18 @@ class Acceptor:
 
     def _accept(self, listener: socket.socket) -> None:
         """Take what waits, up to a bound: one at a pass of a loop that is busy would be slower than they come."""
-        for _ in range(_MOST_AT_ONCE):
-            if not self._accept_one(listener):
-                return
-
-    def _accept_one(self, listener: socket.socket) -> bool:
-        """Take a connection, unless it is for others; whether there may be another."""
         if not self._is_ahead():
             self._yielding.pop(listener, None)
         elif self._may_yield(listener):
             self._loop.remove_reader(listener)
             self._loop.call_later(_LOOK_AGAIN_S, self._resume, listener)
-            return False
+            return
+        for _ in range(_MOST_AT_ONCE):
+            if not self._accept_one(listener) or self._is_ahead():
+                return
+
+    def _accept_one(self, listener: socket.socket) -> bool:
+        """Take a connection; whether there was one."""
         try:
             connection, _ = listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -197,6 +197,7 @@ class Acceptor:
         if self._counts:
             self._counts.took()
             self._tell()
+        return True
 
     def _opened(self, task: asyncio.Task[object]) -> None:
         """Look at a connection that can be used, or can't: its client has gone, or speaks no TLS that is taken here."""
@@ -205,7 +206,6 @@ class Acceptor:
             if not isinstance(error, OSError):
                 raise error
             logger.debug("a connection came to nothing: %s", error)
-        return True
 
     def _tell(self) -> None:
         """Say how many connections there are."""

