@@ -10,7 +10,7 @@ from service.protocols.predict_text import Asked
 from service.protocols.requests import answer_headers, json_response
 from service.protocols.translations import translate
 from service.repository.translation_model import TranslationModel
-from service.tasks.translation import Parameters, Translated, TranslationRequest
+from service.tasks.translation import USUAL, Parameters, Translated, TranslationRequest
 
 
 async def answer(request: Request, model: TranslationModel, asked: Asked, deadline: float | None) -> Response:
@@ -27,7 +27,7 @@ async def answer(request: Request, model: TranslationModel, asked: Asked, deadli
     """
     if asked.stream:
         raise BadInput("stream: a translation comes as a whole, since the best is not known before it has ended")
-    parameters = Parameters()
+    parameters = USUAL
 
     def parse() -> TranslationRequest:
         nonlocal parameters

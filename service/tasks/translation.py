@@ -81,6 +81,10 @@ class Parameters(BaseModel):
         return {name: value for name, value in given.items() if value is not None}
 
 
+USUAL = Parameters()
+"""What is asked for where nothing is said."""
+
+
 class Source(NamedTuple):
     """A sentence that is translated.
 
@@ -203,8 +207,10 @@ class Translation:
             BadInput: either is wrong, or (as TooLarge) there is too much.
         """
         texts = texts_of(inputs)
-        asked = parse_parameters(Parameters, parameters)
-        self._check_languages(asked)
+        asked = USUAL
+        if parameters:
+            asked = parse_parameters(Parameters, parameters)
+            self._check_languages(asked)
         request = self.request(
             texts,
             beams=asked.num_beams,
