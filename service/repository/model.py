@@ -67,6 +67,7 @@ class Model(ABC):
         self._decoding = decoding
         self._statistics = statistics
         self._begun = 0
+        metrics.inflight.set_function(lambda: self._begun)
         self._nothing_begun = asyncio.Event()
         self._nothing_begun.set()
 
@@ -79,7 +80,6 @@ class Model(ABC):
         started = time.perf_counter()
         self._begun += 1
         self._nothing_begun.clear()
-        self.metrics.inflight.inc()
         outcome = self._statistics.fail
         try:
             yield
@@ -96,7 +96,6 @@ class Model(ABC):
         finally:
             seconds = time.perf_counter() - started
             outcome.add(seconds)
-            self.metrics.inflight.dec()
             self.metrics.request_seconds.observe(seconds)
             self._begun -= 1
             if not self._begun:
