@@ -35,6 +35,9 @@ _FIRST_REQUEST_S = 0.25
 _TRANSFER_BYTES = 2**20
 """Beside twice the largest body: so much may a transfer in chunks add to it."""
 
+_GOODBYE_S = 1.0
+"""How long an encrypted connection that rests has to end by itself, once at least and twice at most."""
+
 _HANDSHAKE_S = 2.0
 """How long a connection that was accepted last may take until it is encrypted."""
 
@@ -141,10 +144,26 @@ class DrainingServer(uvicorn.Server):
         await self._accept_the_rest()
         if not self.force_exit:
             await asyncio.sleep(_FIRST_REQUEST_S)
+        hanging_up = asyncio.ensure_future(self._hang_up()) if self._ssl else None
         await super().shutdown(sockets)  # its last step, the application's own end, waits for gRPC
+        if hanging_up:
+            hanging_up.cancel()
         self._watch.stop()
         if ending:
             await ending
+
+    async def _hang_up(self) -> None:
+        """End encrypted connections that rest.
+
+        uvicorn closes them, but of TLS that means to wait until the client says goodbye too, and one that rests does
+        not even look. What was answered has had its time to go out.
+        """
+        resting: set[object] = set()
+        while True:
+            await asyncio.sleep(_GOODBYE_S)
+            before, resting = resting, {one for one in self.server_state.connections if _rests(one)}
+            for connection in before & resting:
+                connection.transport.abort()  # type: ignore[attr-defined] # as all that uvicorn makes have it
 
     async def _accept_the_rest(self) -> None:
         """Close the listeners, and take the connections that the kernel completed but nobody accepted yet.
@@ -192,6 +211,12 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
         body_timeout_s=settings.body_timeout_s,
         send_timeout_s=settings.send_timeout_s,
     )
+
+
+def _rests(connection: object) -> bool:
+    """Whether nothing is being answered on one of uvicorn's connections."""
+    cycle = getattr(connection, "cycle", None)
+    return cycle is None or cycle.response_complete
 
 
 def _completed(listener: socket.socket) -> list[socket.socket]:

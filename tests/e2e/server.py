@@ -35,7 +35,7 @@ class Server:
         self._changed = threading.Condition()
         self._reader = threading.Thread(target=self._read_log)
         self._reader.start()
-        self.url = self.logged(r"running on (http://[\d.]+:\d+)")
+        self.url = self.logged(r"running on (https?://[\d.]+:\d+)")
         self.port = int(self.url.rpartition(":")[2])
 
     def logged(self, pattern: str) -> str:

@@ -80,6 +80,7 @@ class Serving:
     repository: Repository
     control: LocalControl
     metrics: Metrics
+    access: Access
 
 
 @asynccontextmanager
@@ -89,6 +90,7 @@ async def serving(
     admin_key: str = ADMIN_KEY,
     during_load: Callable[[Client], Awaitable[None]] | None = None,
     share_port: bool = False,
+    tls: Tls | None = None,
     **changes: Any,
 ) -> AsyncIterator[Serving]:
     """Serve what lies in `models`; `changes` are settings. `during_load` runs before anything is loaded."""
@@ -104,11 +106,12 @@ async def serving(
     )
     controller = Controller(models, ControlOptions.of(settings), trial=None)
     control = LocalControl(controller, repository, metrics)
+    access = Access.of(settings, metrics)
     server = GrpcServer(
         repository=repository,
         control=control,
-        access=Access.of(settings, metrics),
-        tls=Tls.of(settings),
+        access=access,
+        tls=tls,
         metrics=metrics,
         version=VERSION,
         host=settings.host,
@@ -119,14 +122,14 @@ async def serving(
     )
     port = await server.start()
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=UNLIMITED) as channel:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=UNLIMITED) as channel:  # unused with TLS
             client = Client(channel)
             await controller.join(repository)
             await controller.discover()
             if during_load:
                 await during_load(client)
             await controller.start(tried=False)
-            yield Serving(client, server, port, repository, control, metrics)
+            yield Serving(client, server, port, repository, control, metrics, access)
     finally:
         await server.stop(5)
         await controller.close()
