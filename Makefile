@@ -71,7 +71,7 @@ bench-translate: $(SERVE)/.ready ## measure translation beside the raw limit of 
 bench-text: $(SERVE)/.ready ## measure text generation beside the raw limit of its graph
 	$(SERVE)/python loadtests/bench_text.py --output loadtests/results $(ARGS)
 
-compare: $(SERVE)/.ready $(COMPARED:%=.venv/compare/%/.ready) ## measure inferd beside other servers of the same ONNX file (3 GB of environments, a quarter of an hour)
+compare: $(SERVE)/.ready $(COMPARED:%=.venv/compare/%/bin/.ready) ## measure inferd beside other servers of the same ONNX file
 	$(SERVE)/python -m loadtests.compare --output loadtests/results $(ARGS)
 
 image: ## build the container image inferd
@@ -122,7 +122,7 @@ $(CLIENTS)/.ready: requirements/clients.txt
 	$(call environment,clients,-r requirements/clients.txt)
 
 # One that can't be made is no reason not to compare the others: the minus. What pip says of it goes into the result.
-.venv/compare/%/.ready: loadtests/compare/%/requirements.txt
+.venv/compare/%/bin/.ready: loadtests/compare/%/requirements.txt
 	-$(call environment,compare/$*,-r $< 2>.venv/compare/$*.log)
 
 $(LOCK)/.ready: Makefile

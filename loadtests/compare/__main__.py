@@ -74,7 +74,7 @@ def main() -> int:
             ("compare.svg", plot(about, plan, rows).rstrip() if rows else ""),
         ):
             (given.output / name).write_text(text + "\n", encoding="utf-8")
-    return 1 if servers[0].problem else 0
+    return 0 if servers[0].closed else 1
 
 
 def content(
@@ -100,7 +100,7 @@ def content(
                 "setting": one.setting.name,
                 "about": one.setting.about,
                 "asked_by": one.setting.wire.about,
-                "problem": one.problem,
+                "problems": one.problems,
                 "closed_loops": {
                     str(clients): [_short(each) for each in rounds] for clients, rounds in one.closed.items()
                 },

@@ -29,6 +29,8 @@ _PICTURES: Final = 16
 _CHECKED: Final = 4
 _TOLERANCE: Final = 1e-4
 _WARM_UP_S, _WARM_UP_CLIENTS = 1.0, 16
+_TRIED_AGAIN: Final = 1
+"""Times; after that a server that does not start, or breaks off, is left out."""
 _COMES_NEAR: Final = 0.75
 """Of the rate of the open loop: a server that gives less to its clients is not asked for that much."""
 
@@ -44,7 +46,7 @@ class Server:
         start: starts it, so that it is asked for a picture at its address.
         closed: figures by number of clients, a round each.
         opened: of the open loop, a round each in which it could be asked for that much.
-        problem: why it is measured no more.
+        problems: why it was not measured, a round each in which it was not.
     """
 
     title: str
@@ -53,7 +55,7 @@ class Server:
     start: Callable[[], AbstractContextManager[Address]]
     closed: dict[int, list[Figures]] = field(default_factory=dict)
     opened: list[Figures] = field(default_factory=list)
-    problem: str = ""
+    problems: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -97,13 +99,13 @@ def measure(servers: Sequence[Server], model: Path, plan: Plan, tell: Tell) -> N
     for number in range(plan.rounds):
         first = number * len(servers) // plan.rounds
         for server in (*servers[first:], *servers[:first]):
-            if server.problem:
+            if len(server.problems) > _TRIED_AGAIN:
                 continue
             try:
                 with server.start() as address:
                     _measure(server, address, expected, plan, tell)
             except (NotServed, OSError, ValueError) as error:
-                server.problem = str(error)
+                server.problems.append(str(error))
                 tell(f"{server.name}: {error}")
 
 

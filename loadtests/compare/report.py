@@ -27,10 +27,10 @@ def report(about: dict[str, Any], plan: Plan, servers: Sequence[Server], rows: S
         "",
         f"Written by `make compare`. On {'; '.join(f'{name} {value}' for name, value in about.items() if value)}.",
         "",
-        f"Each load for {plan.seconds:g} s after {plan.warm_up_s:g} s; {plan.rounds} round{'s' * (plan.rounds > 1)}, in each of which every "
-        "server is started, asked and ended in turn; medians of all rounds. The load is that of `inferd bench`, for "
-        "all of them; it and the server share the machine. A request is one picture. Before a server is measured its "
-        "answers are compared with what ONNX Runtime gives alone.",
+        f"Each load for {plan.seconds:g} s after {plan.warm_up_s:g} s. Rounds: {plan.rounds}, in each of which every "
+        "server is started, asked and ended in turn; medians of all. The load is that of `inferd bench`, for all of "
+        "them; it and the server share the machine. A request is one picture. Before a server is measured its answers "
+        "are compared with what ONNX Runtime gives alone.",
         "",
         *_table_of_all(plan, rows),
         "",
@@ -54,9 +54,9 @@ def report(about: dict[str, Any], plan: Plan, servers: Sequence[Server], rows: S
         "",
         *(f"- {_titled(one)}: {one.setting.about}. {_sentence(one.setting.wire.about)}" for one in servers),
     ]
-    if problems := [one for one in servers if one.problem]:
+    if problems := [one for one in servers if one.problems]:
         lines += ["", "## Not measured, or not in all rounds", ""]
-        lines += [f"- {_titled(one)}: {one.problem}" for one in problems]
+        lines += [f"- {_titled(one)}: {'; '.join(dict.fromkeys(one.problems))}" for one in problems]
     return "\n".join(lines)
 
 

@@ -40,11 +40,11 @@ def python_of(peer: Peer) -> Path:
         NotServed: there is none, or it could not be made.
     """
     folder = ENVIRONMENTS / peer.name
-    if (folder / ".ready").exists():
+    if (folder / "bin" / ".ready").exists():
         return folder / "bin" / "python"
     log = ENVIRONMENTS / f"{peer.name}.log"
     said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-    raise NotServed(f"it could not be installed: {reason_in(said) or f'make .venv/compare/{peer.name}/.ready'}")
+    raise NotServed(f"it could not be installed: {reason_in(said) or f'make .venv/compare/{peer.name}/bin/.ready'}")
 
 
 @contextmanager

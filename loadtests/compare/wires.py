@@ -58,6 +58,11 @@ def _floats(content: Any) -> Floats:
     return np.asarray(content, np.float32).ravel()
 
 
+def _end_of_json(body: bytes) -> int:
+    """Where the JSON ends that a body begins with; what is behind it may have braces of its own."""
+    return json.JSONDecoder().raw_decode(body.decode("latin-1"))[1]
+
+
 RAW: Final = Wire(
     "raw float32 in both directions",
     "/",
@@ -71,7 +76,7 @@ V2_RAW: Final = Wire(
     "/v2/models/resnet-20/infer",
     "application/octet-stream",
     lambda picture: picture.tobytes(),
-    lambda body: np.frombuffer(body[body.rindex(b"}") + 1 :], np.float32),
+    lambda body: np.frombuffer(body[_end_of_json(body) :], np.float32),
     {"inference-header-content-length": "0"},
 )
 
