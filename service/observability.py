@@ -8,7 +8,7 @@ import random
 import re
 import sys
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -110,7 +110,7 @@ class Observability:
         started = time.perf_counter()
         status = 500
 
-        async def send_observed(message: Message) -> None:
+        def send_observed(message: Message) -> Awaitable[None]:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -118,7 +118,7 @@ class Observability:
                 if self._is_draining():
                     headers.append((b"connection", b"close"))
                 message["headers"] = headers
-            await send(message)
+            return send(message)
 
         self._bodies.watch(scope)
         try:

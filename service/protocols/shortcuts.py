@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import InferdError
 from service.protocols.errors import answer_http_exception, answer_inferd_error
@@ -44,11 +44,20 @@ class Shortcuts:
         if call is None:
             await self._app(scope, receive, send)
             return
+        started = False
+
+        def sending(message: Message) -> Awaitable[None]:
+            nonlocal started
+            started = True
+            return send(message)
+
         request = Request(scope, receive)
         try:
             response = await call(request)
-            await response(scope, receive, send)
-        except (InferdError, HTTPException) as error:  # a response raises one before it has sent anything, or none
+            await response(scope, receive, sending)
+        except (InferdError, HTTPException) as error:
+            if started:
+                raise
             answer = answer_inferd_error if isinstance(error, InferdError) else answer_http_exception
             response = await answer(request, error)
             await response(scope, receive, send)
