@@ -24,7 +24,8 @@ from service.bench.messages import Request
 
 ENVIRONMENTS: Final = HERE.parents[1] / ".venv" / "compare"
 _MARK: Final = "COMPARED_SERVER"
-_START_TIMEOUT_S, _END_TIMEOUT_S, _ASK_TIMEOUT_S, _ASKED_EVERY_S = 120.0, 15.0, 30.0, 0.2
+_START_TIMEOUT_S, _END_TIMEOUT_S, _ASK_TIMEOUT_S = 120.0, 15.0, 30.0
+_ASKED_EVERY_S, _LOOKED_EVERY_S = 0.2, 0.05
 _LONGEST_REASON: Final = 300
 _TELLING = re.compile(r"\b\w*(?:Error|Exception|error)\b.*:|^ERROR")
 
@@ -154,9 +155,13 @@ def _end(process: subprocess.Popen[bytes], mark: str) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     # Some put processes into sessions of their own; the environment that they were started with tells whose they are.
-    for pid in _marked(mark):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    until = time.monotonic() + _END_TIMEOUT_S
+    while (left := _marked(mark)) and time.monotonic() < until:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.poll()
+        time.sleep(_LOOKED_EVERY_S)
     process.wait()
 
 
