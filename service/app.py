@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from importlib.metadata import version as package_version
 from typing import Any
 
@@ -33,6 +34,7 @@ from service.repository.controller import Controller, ControlOptions
 from service.repository.local_control import LocalControl
 from service.repository.profiles import Profiling
 from service.repository.repository import QueueLimits, Repository
+from service.runtime.runs import Runs
 from service.security.access import Access
 from service.security.tls import Tls
 from service.security.usage import Usage
@@ -47,7 +49,14 @@ logger = logging.getLogger(__name__)
 _DECODINGS_PER_THREAD = 128
 
 
-def create_app(settings: Settings, *, control: Control | None = None, usage: Usage | None = None) -> FastAPI:
+def create_app(
+    settings: Settings,
+    *,
+    control: Control | None = None,
+    usage: Usage | None = None,
+    runs: Runs | None = None,
+    tries_at_start: bool = False,
+) -> FastAPI:
     """Make the application; models are loaded in the background once it starts.
 
     Args:
@@ -55,6 +64,9 @@ def create_app(settings: Settings, *, control: Control | None = None, usage: Usa
         control: the server as a whole, where this process is one worker of several and is told what to serve; None
             where it is the whole server and decides itself.
         usage: likewise, what keys have used in all workers together.
+        runs: likewise, where this worker tells what it runs.
+        tries_at_start: whether what is there at the start goes through a process of its own too, as a model that ends
+            it would end this one.
 
     Returns:
         The application. Its `state` has what a server needs to drive it: `repository`, to tell that it drains and what
@@ -68,7 +80,7 @@ def create_app(settings: Settings, *, control: Control | None = None, usage: Usa
     metrics = Metrics(version)
     decoders = max(1, cpu_quota() // settings.processes)
     repository = Repository(
-        options=LoadOptions.of(settings),
+        options=replace(LoadOptions.of(settings), runs=runs or Runs(longest_s=settings.max_run_s)),
         profiling=Profiling.of(settings),
         queue=QueueLimits(max_s=settings.max_queue_s, max_rows=max(1, settings.max_queue_rows // settings.processes)),
         metrics=metrics,
@@ -79,6 +91,7 @@ def create_app(settings: Settings, *, control: Control | None = None, usage: Usa
     if control is None:
         trial = TrialProcess(python("trial"), settings, timeout_s=settings.load_timeout_s)
         controller = Controller(settings.models, ControlOptions.of(settings), trial=trial)
+        metrics.watch_quarantine(controller.count_quarantined)
         control = LocalControl(controller, repository, metrics)
     access = Access.of(settings, metrics, usage)
     tls = Tls.of(settings)
@@ -117,7 +130,7 @@ def create_app(settings: Settings, *, control: Control | None = None, usage: Usa
                 await controller.join(repository)
                 await controller.discover()
                 background = await running.enter_async_context(asyncio.TaskGroup())
-                loading = background.create_task(controller.start(tried=False))
+                loading = background.create_task(controller.start(tried=tries_at_start))
                 running.push_async_callback(controller.close)
                 running.callback(loading.cancel)
             yield

@@ -16,6 +16,7 @@ InferdError
 ├── Cancelled                   the caller went away before the answer
 ├── RuntimeFailure              the model itself failed on a well-formed request
 └── BundleRefused               a model folder that must not be served, with file and reason
+    └── Quarantined             ... because loading it ended the process, or took too long
 
 The tree knows no protocol: `service.protocols.errors` maps each class to a status and a body. `reason` is what
 metrics and logs call an error of that class.
@@ -136,3 +137,7 @@ class BundleRefused(InferdError):
         super().__init__(f"{file}: {problem}")
         self.file = file
         self.problem = problem
+
+
+class Quarantined(BundleRefused):
+    """Loading the model folder has ended the process that did it, or took too long."""

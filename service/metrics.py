@@ -17,6 +17,7 @@ _MODEL = ("model", "version")
 _SECONDS = tuple(0.0002 * 1.6**step for step in range(24))
 _ROWS = tuple(2.0**power for power in range(13))
 FAILURES = ("invalid", "not_found", "not_ready", "overloaded", "deadline", "cancelled", "runtime")
+QUARANTINED = "Versions of models that ended processes, and are not loaded again by themselves."
 CAUSES = ("full", "idle", "deadline")
 
 
@@ -160,6 +161,11 @@ class Metrics:
     def forget_key(self, name: str) -> None:
         """Drop the series of a key that is no more."""
         self._keys.remove_by_labels({"key": name})
+
+    def watch_quarantine(self, count: Callable[[], float]) -> None:
+        """Show how many versions are quarantined, by whoever decides what serves."""
+        gauge = Gauge("inferd_quarantined_models", QUARANTINED, registry=self.registry)
+        gauge.set_function(count)
 
     def forget(self, model: str, version: int) -> None:
         """Drop the series of a model that serves no longer."""

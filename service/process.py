@@ -7,14 +7,18 @@ import os
 import socket
 import sys
 
+from service.machine import memory_limit
 from service.observability import configure_logging
 from service.repository.bundle import LoadOptions
 from service.repository.profiles import Profiling
 from service.repository.tuning import load_tuned, tuning_of
+from service.runtime.devices import CPU
+from service.runtime.runs import Runs, open_runs
 from service.security.usage import open_usage
 from service.settings import Settings
-from service.workers.children import end_with_parent
+from service.workers.children import be_first_to_go, bound_memory, end_with_parent
 from service.workers.counts import Counts
+from service.workers.sizing import default_load_memory
 from service.workers.trial import Try, answer_trial
 
 
@@ -41,12 +45,16 @@ def _work(given: argparse.Namespace) -> int:
 
     settings = Settings.from_json(sys.stdin.buffer.read())
     configure_logging(settings.log_level, worker=given.index)
-    counted, used, *sockets = map(int, given.descriptors.split(","))
+    counted, used, ran, *sockets = map(int, given.descriptors.split(","))
     counts, usage = Counts(counted, given.index), open_usage(used, given.index)
+    runs = Runs(longest_s=settings.max_run_s, memory=open_runs(ran), own=given.index)
     os.close(counted)
     os.close(used)
+    os.close(ran)
+    if LoadOptions.of(settings).providers[0] == CPU:
+        bound_memory(memory_limit())
     control, *listeners = (socket.socket(fileno=one) for one in sockets)
-    return serve_as_worker(settings, control, listeners, counts, usage)
+    return serve_as_worker(settings, control, listeners, counts, usage, runs)
 
 
 def _try(_: argparse.Namespace) -> int:
@@ -54,6 +62,9 @@ def _try(_: argparse.Namespace) -> int:
         end_with_parent(sys.stdin.buffer)
         configure_logging(settings.log_level)
         options, profiling = LoadOptions.of(settings), Profiling.of(settings)
+        be_first_to_go()
+        if options.providers[0] == CPU:  # a GPU's memory is mapped too, all of it
+            bound_memory(settings.load_memory_bytes or default_load_memory())
         return lambda folder: tuning_of(load_tuned(folder, options, profiling))
 
     # What libraries print goes where the log goes: only outcomes may come out of here.

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from uvicorn.loops.auto import auto_loop_factory
 
 from service.app import create_app
+from service.runtime.runs import Runs
 from service.security.usage import Usage
 from service.server import DrainingServer
 from service.settings import Settings
@@ -33,13 +34,18 @@ should not wait for an event loop that has much to do, nor the loop for it."""
 def serve_alone(settings: Settings) -> int:
     """Serve with this process; the exit code is 0 once it drained, 1 if it could not begin."""
     sys.setswitchinterval(_SWITCH_S)
-    server = DrainingServer(create_app(settings), settings)
+    server = DrainingServer(create_app(settings, tries_at_start=True), settings)
     server.run()
     return _end(server)
 
 
 def serve_as_worker(
-    settings: Settings, control: socket.socket, listeners: Sequence[socket.socket], counts: Counts, usage: Usage
+    settings: Settings,
+    control: socket.socket,
+    listeners: Sequence[socket.socket],
+    counts: Counts,
+    usage: Usage,
+    runs: Runs,
 ) -> int:
     """Serve as one worker of several, until the supervisor says to end or is gone.
 
@@ -49,18 +55,25 @@ def serve_as_worker(
         listeners: shared with the other workers.
         counts: likewise: how many connections each has.
         usage: likewise: what keys have used.
+        runs: of this process, told in memory that the supervisor sees.
     """
     sys.setswitchinterval(_SWITCH_S)
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
-        server = runner.run(_work(settings, control, listeners, counts, usage))
+        server = runner.run(_work(settings, control, listeners, counts, usage, runs))
     return _end(server)
 
 
 async def _work(
-    settings: Settings, control: socket.socket, listeners: Sequence[socket.socket], counts: Counts, usage: Usage
+    settings: Settings,
+    control: socket.socket,
+    listeners: Sequence[socket.socket],
+    counts: Counts,
+    usage: Usage,
+    runs: Runs,
 ) -> DrainingServer:
     channel = await Channel.over(control)
-    app = create_app(settings, control=RemoteControl(channel, load_timeout_s=settings.load_timeout_s), usage=usage)
+    control_of = RemoteControl(channel, load_timeout_s=settings.load_timeout_s)
+    app = create_app(settings, control=control_of, usage=usage, runs=runs)
     server = DrainingServer(app, settings, shared=listeners, counts=counts)
 
     async def obey() -> None:

@@ -78,6 +78,12 @@ class Settings(BaseSettings):
     )
     poll_s: float = Field(5.0, gt=0, description="With `poll`: how often the folder is looked at, in seconds.")
     load_timeout_s: float = Field(300.0, gt=0, description="Longest time that loading a version may take.")
+    load_memory_bytes: int = Field(
+        0,
+        ge=0,
+        description="On CPU, memory that trying a version may take before it serves; 0 = half of what there is, but "
+        "at least 1 GiB.",
+    )
     let_go_timeout_s: float = Field(
         30.0, ge=0, description="How long a version that was replaced may go on with requests that it had begun."
     )
@@ -161,6 +167,9 @@ class Settings(BaseSettings):
     )
     max_queue_rows: int = Field(
         4096, ge=1, description="Most rows that wait in a model's queue, whatever they would take."
+    )
+    max_run_s: float = Field(
+        60.0, gt=0, description="Longest that a model may run at a time, in seconds; then it fails."
     )
     drain_delay_s: float = Field(
         0.0, ge=0, description="After SIGTERM, how long requests are still admitted while readiness is off."

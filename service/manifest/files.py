@@ -40,9 +40,9 @@ def read_file(folder: Path, name: str, *, most: int, entry: FileEntry | None = N
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise BundleRefused(name, f"has {size} bytes, the limit is {most}")
-        content = file.read(most + 1)
-    if len(content) > most:  # it grew
-        raise BundleRefused(name, f"has more than {most} bytes, which is the limit")
+        content = file.read(size + 1)
+    if len(content) != size:
+        raise BundleRefused(name, "has changed while it was read")
     if entry:
         _compare(name, len(content), hashlib.sha256(content).hexdigest(), entry)
     return content

@@ -30,6 +30,7 @@ from service.manifest import (
 )
 from service.runtime.onnx_graph import stand_in
 from service.runtime.probe import find_example, influence
+from service.runtime.runs import ModelRuns
 from service.runtime.session import OnnxSession
 from service.tensors import Arrays
 
@@ -60,7 +61,9 @@ class Probed:
     no_batch: str | None = None
 
 
-def open_bare(folder: Path, *, providers: Sequence[str], threads: int, insist: bool = True) -> OnnxSession:
+def open_bare(
+    folder: Path, *, providers: Sequence[str], threads: int, insist: bool = True, runs: ModelRuns | None = None
+) -> OnnxSession:
     """Load the graph in `folder`, with its tensors as it names them itself.
 
     Args:
@@ -68,6 +71,7 @@ def open_bare(folder: Path, *, providers: Sequence[str], threads: int, insist: b
         providers: as of `OnnxSession`.
         threads: as of `OnnxSession`.
         insist: as of `OnnxSession`.
+        runs: as of `OnnxSession`.
 
     Raises:
         BundleRefused: the graph can't be served; or it is part of a bundle that has lost its manifest.
@@ -77,7 +81,7 @@ def open_bare(folder: Path, *, providers: Sequence[str], threads: int, insist: b
         if (folder / name).exists() or (folder / name).is_symlink():
             check_plain(folder, name)
     # First the graph: if it keeps tensors in another file, that is what to say, and not that the file lies there.
-    session = OnnxSession(folder, MODEL_FILE, providers=providers, threads=threads, insist=insist)
+    session = OnnxSession(folder, MODEL_FILE, providers=providers, threads=threads, insist=insist, runs=runs)
     others = sorted(path.name for path in folder.iterdir() if path.name not in _BESIDE and path.name[0] != ".")
     if others:
         raise BundleRefused(

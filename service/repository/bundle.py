@@ -21,6 +21,7 @@ from service.repository.translating import translate_alone
 from service.runtime.devices import choose_providers
 from service.runtime.probe import ROWS, find_example
 from service.runtime.profile import measure_latency
+from service.runtime.runs import ModelRuns, Runs
 from service.runtime.session import OnnxSession
 from service.settings import Settings
 from service.tasks import TASKS, AnyTask
@@ -50,6 +51,7 @@ class LoadOptions:
         max_batch_rows: largest batch, whatever a manifest says.
         limits: of a request.
         insist: whether a model that can't have the preferred provider is refused, or takes the next one.
+        runs: where runs are told, and ended when they take too long; None = nowhere, and never.
     """
 
     providers: tuple[str, ...]
@@ -58,6 +60,7 @@ class LoadOptions:
     limits: TaskLimits
     insist: bool = True
     most_threads: int = 0
+    runs: Runs | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> LoadOptions:
@@ -254,9 +257,19 @@ def _check_place(folder: BundleFolder) -> None:
         raise BundleRefused("bundle", f"can't be read ({error})") from error
 
 
+def _runs(folder: BundleFolder, options: LoadOptions) -> ModelRuns | None:
+    return options.runs.of(folder.name, folder.version) if options.runs else None
+
+
 def _load_bare(folder: BundleFolder, options: LoadOptions) -> Bundle:
     """Load a graph that has no manifest, and find out how it may be served."""
-    session = open_bare(folder.path, providers=options.providers, threads=options.threads, insist=options.insist)
+    session = open_bare(
+        folder.path,
+        providers=options.providers,
+        threads=options.threads,
+        insist=options.insist,
+        runs=_runs(folder, options),
+    )
     probed = probe(session)
     if probed.no_batch:
         logger.warning(
@@ -351,6 +364,7 @@ def _load_variant(
             threads=options.threads,
             insist=options.insist,
             entry=manifest.files[variant.graphs[role].file],
+            runs=_runs(folder, options),
         )
         if golden:
             golden.replay(name, variant, role, sessions[role])

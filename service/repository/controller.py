@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from service.errors import Forbidden, InferdError, NotFound, NotReady
+from service.errors import Forbidden, InferdError, NotFound, NotReady, Quarantined
 from service.repository.control import Listed, Listing, State, VersionPolicy
 from service.repository.placement import Key, Placement, Replica, Tuning, fingerprint
 from service.repository.scan import BundleFolder, scan
@@ -64,12 +64,16 @@ class ControlOptions:
 
 @dataclass(frozen=True)
 class _Version:
-    """A version of a model as it was last looked at; `placement` is set while it serves."""
+    """A version of a model as it was last looked at; `placement` is set while it serves.
+
+    One that is quarantined has ended processes, and is not loaded again by itself.
+    """
 
     state: State
     seen: str = ""
     reason: str = ""
     placement: Placement | None = None
+    quarantined: bool = False
 
 
 _UNWANTED = _Version("UNAVAILABLE", reason=_NOT_LOADED)
@@ -174,6 +178,25 @@ class Controller:
         """Forget a replica that has ended, if it ever joined."""
         if replica in self._replicas:
             self._replicas.remove(replica)
+
+    async def quarantine(self, key: Key, reason: str) -> None:
+        """Have a version that serves answer nobody any more, as it does harm.
+
+        It is loaded again when its folder changes, if that is looked at, or when somebody calls for it.
+        """
+        async with self._changing:
+            one = self._get(*key)
+            if not one.placement:
+                return
+            logger.error("model %s version %d is quarantined: %s", *key, reason)
+            self._tried.pop(key, None)
+            self._list(*key, _Version("UNAVAILABLE", one.seen, f"quarantined: {reason}", quarantined=True))
+            await self._switch([], [key])
+            await self._publish()
+
+    def count_quarantined(self) -> int:
+        """How many versions are quarantined."""
+        return sum(one.quarantined for versions in self._versions.values() for one in versions.values())
 
     def listing(self) -> Listing:
         """The index as it stands, by name and version."""
@@ -341,9 +364,11 @@ class Controller:
         one = self._get(*key)
         if one.placement:
             reason = f"serves as it was loaded; its folder has changed and is refused: {error}"
-            self._list(*key, _Version("READY", seen, reason, one.placement))
+            quarantined = isinstance(error, Quarantined)
+            self._list(*key, _Version("READY", seen, reason, one.placement, quarantined))
         else:
-            self._list(*key, _Version("UNAVAILABLE", seen, str(error)))
+            quarantined = isinstance(error, Quarantined)
+            self._list(*key, _Version("UNAVAILABLE", seen, str(error), quarantined=quarantined))
 
     def _settle(self, name: str, there: set[int], wanted: set[int], dropped: Sequence[Key]) -> None:
         """List the versions of `name` that don't serve as what they are: gone, refused, or not wanted."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypedDict
@@ -175,8 +176,15 @@ class Repository:
         self.begin_drain()
         await asyncio.gather(*self._background, *(model.drain() for model in self._serving()))
         self._decoding.close()
+        if self._options.runs:
+            self._options.runs.close()
 
     def _load(self, placement: Placement) -> Bundle:
+        runs = self._options.runs
+        with runs.of(*placement.key).loading() if runs else nullcontext():
+            return self._load_as_placed(placement)
+
+    def _load_as_placed(self, placement: Placement) -> Bundle:
         if placement.tuning:
             return load_as_tuned(placement.folder, self._options, placement.tuning)
         return load_tuned(placement.folder, self._options, self._profiling)

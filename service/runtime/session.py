@@ -19,6 +19,7 @@ from service.manifest import FileEntry, Graph, Tensor
 from service.runtime.devices import CUDA
 from service.runtime.onnx_file import read_onnx
 from service.runtime.onnx_graph import DATATYPES, read_graph
+from service.runtime.runs import ModelRuns
 from service.tensors import DTYPES, Arrays
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class OnnxSession:
         threads: of one run.
         insist: whether not getting the preferred provider is an error; else the next one is taken, and logged.
         entry: what the manifest says of the file, if there is one.
+        runs: where its runs are told, and ended when they take too long; None = nowhere, and never.
 
     Raises:
         BundleRefused: the file is no ONNX graph that may be loaded, or has other tensors than the manifest says.
@@ -53,6 +55,7 @@ class OnnxSession:
         threads: int,
         insist: bool = True,
         entry: FileEntry | None = None,
+        runs: ModelRuns | None = None,
     ) -> None:
         file = graph if isinstance(graph, str) else graph.file
         read = read_onnx(folder, file, entry)
@@ -62,6 +65,7 @@ class OnnxSession:
         options.log_severity_level = 4  # errors are raised, and reach the log with their request
         # Spinning threads take the core that the event loop and the other models need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._runs = runs
         self._session = _create(file, read.content, options, providers, insist=insist)
         self.threads = threads
         self.provider: str = self._session.get_providers()[0]
@@ -92,19 +96,28 @@ class OnnxSession:
             An array for each output.
 
         Raises:
-            RuntimeFailure: ONNX Runtime failed.
+            RuntimeFailure: ONNX Runtime failed, or was ended.
         """
+        run = self._runs.begin() if self._runs else None
+        options = run.options if run else None
         try:
             if self._answers_bf16:
                 values = self._session.run_with_ort_values(
-                    self._outputs, {name: _value(array) for name, array in inputs.items()}
+                    self._outputs, {name: _value(array) for name, array in inputs.items()}, options
                 )
                 return {name: _array(value) for name, value in zip(self._outputs, values, strict=True)}
             if self._takes_bf16:
                 inputs = {name: _value(array) if array.dtype == _BF16 else array for name, array in inputs.items()}
-            return dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
+            return dict(zip(self._outputs, self._session.run(self._outputs, inputs, options), strict=True))
         except Exception as error:  # as above
+            if self._runs and run and run.overdue:
+                raise RuntimeFailure(
+                    f"{self.graph.file}: the run was ended after {self._runs.longest_s:.3g} s, which is the limit"
+                ) from error
             raise RuntimeFailure(f"{self.graph.file}: ONNX Runtime failed ({error})") from error
+        finally:
+            if self._runs and run:
+                self._runs.end(run)
 
     def check_shapes(self, outputs: Arrays) -> None:
         """See that outputs have the shapes that the graph declares, which ONNX Runtime only warns of.

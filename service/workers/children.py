@@ -8,7 +8,13 @@ import signal
 import sys
 import threading
 from asyncio.subprocess import Process
+from pathlib import Path
 from typing import IO
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 
 def python(*arguments: str) -> list[str]:
@@ -30,6 +36,24 @@ def end_with_parent(given: IO[bytes]) -> None:
         os._exit(1)
 
     threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
+def bound_memory(most_bytes: int) -> None:
+    """Have this process get no more memory than that: who asks for more is told that there is none.
+
+    What is counted is what it may write to, whether it does or not. Nothing is bounded where the system can't.
+    """
+    if resource is not None:
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        allowed = most_bytes if hard == resource.RLIM_INFINITY else min(most_bytes, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_DATA, (allowed, hard))
+
+
+def be_first_to_go() -> None:
+    """Have the kernel end this process before others where the machine's memory is used up."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 def kill(process: Process) -> None:

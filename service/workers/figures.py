@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from service.metrics import QUARANTINED
 from service.repository.placement import Key
 from service.repository.statistics import VersionStatistics
 from service.repository.statistics import merged as merged_statistics
@@ -30,6 +31,7 @@ class Figures:
             ("worker",),
             registry=self._registry,
         )
+        self._quarantined = Gauge("inferd_quarantined_models", QUARANTINED, registry=self._registry)
         self._counted: dict[int, float] = {}
 
     def report(self, worker: int, metrics: Snapshot, statistics: list[VersionStatistics]) -> None:
@@ -46,6 +48,10 @@ class Figures:
     def restarted(self) -> None:
         """Count a worker that ended unasked."""
         self._restarts.inc()
+
+    def quarantined(self, count: int) -> None:
+        """Say how many versions are quarantined."""
+        self._quarantined.set(count)
 
     def ended(self, worker: int) -> None:
         """Keep the totals of a worker that is no more."""

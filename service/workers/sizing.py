@@ -13,6 +13,8 @@ _MOST = 8
 _WORKER_BYTES = 200 * 2**20
 """What a worker takes with small models: about 130 MB measured, and room for requests."""
 
+_LEAST_LOAD_BYTES = 2**30
+
 _BYTES_A_MODEL_BYTE = 3
 """What a loaded model takes for each byte of its files, while another version of it is loaded."""
 
@@ -32,6 +34,14 @@ def count_workers(settings: Settings) -> int:
 def files_of(settings: Settings, workers: int) -> int:
     """How many files each of so many workers may have to keep open: its connections, and what else there is."""
     return settings.max_connections // workers + _FILES_BESIDE_CONNECTIONS
+
+
+def default_load_memory() -> int:
+    """Bytes that trying a bundle may take where nobody has said it: half of what there is, but enough for a small one.
+
+    Whoever serves it needs as much again.
+    """
+    return max(memory_limit() // 2, _LEAST_LOAD_BYTES)
 
 
 def _has_gpu_runtime(find: Callable[[str], object] = distribution) -> bool:

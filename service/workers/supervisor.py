@@ -22,9 +22,11 @@ from service.repository.control import Listed, VersionPolicy
 from service.repository.controller import Controller, ControlOptions
 from service.repository.placement import Key
 from service.repository.statistics import VersionStatistics
+from service.runtime.runs import make_runs, open_runs, take_running
 from service.security.usage import make_usage, open_usage
 from service.settings import Settings
 from service.snapshots import Exposed, Snapshot, render
+from service.workers.blame import DEATHS, Blame
 from service.workers.channel import Channel
 from service.workers.children import describe_end, kill, python
 from service.workers.counts import Counts, make_counts
@@ -71,6 +73,8 @@ class Supervisor:
         self._listeners: list[socket.socket] = []
         self._stopping = asyncio.Event()
         self._stopping_at_once = asyncio.Event()
+        self._blame = Blame()
+        self._quarantining: set[asyncio.Task[None]] = set()
         self._failed_starts = 0
         self._exit_code = 0
 
@@ -94,6 +98,9 @@ class Supervisor:
             if settings.grpc_port is not None:
                 holder = resources.enter_context(reserve(settings.host, settings.grpc_port))
                 settings = self._settings = settings.model_copy(update={"grpc_port": holder.getsockname()[1]})
+            self._ran = make_runs(self._count)
+            resources.callback(os.close, self._ran)
+            self._running = resources.enter_context(contextlib.closing(open_runs(self._ran)))
             trial = TrialProcess(python("trial"), settings, timeout_s=settings.load_timeout_s)
             options = ControlOptions.of(settings)
             self._controller = Controller(settings.models, options, trial=trial, replicas=self._count)
@@ -151,6 +158,7 @@ class Supervisor:
 
     async def _merged(self) -> Snapshot:
         await self._measure()
+        self._figures.quarantined(self._controller.count_quarantined())
         return self._figures.metrics(self._serving())
 
     def _serving(self) -> list[Key]:
@@ -197,12 +205,30 @@ class Supervisor:
         self._usage.forget(index)
         self._figures.ended(index)
         self._figures.joined(len(self._workers))
+        self._find_to_blame(index, code)
         return describe_end(code)
+
+    def _find_to_blame(self, index: int, code: int) -> None:
+        """Quarantine a model of which workers die, once it is known which."""
+        running = take_running(self._running, index)
+        if not code or self._stopping.is_set():
+            return  # it ended as it should
+        for one in running:
+            logger.error("worker %d died while model %s version %d ran, or was loaded", index, one.name, one.version)
+        if key := self._blame.died(running):
+            reason = (
+                f"{DEATHS} workers died while it ran, or was loaded; the last ended with {describe_end(code)}. "
+                "It is loaded again by a call to load, when its folder changes, or when the server starts"
+            )
+            task = asyncio.create_task(self._controller.quarantine(key, reason))
+            self._quarantining.add(task)
+            task.add_done_callback(self._quarantining.discard)
 
     async def _start(self, index: int) -> _Worker:
         ours, theirs = socket.socketpair()
         with theirs:
-            shared = [self._counted, self._used, theirs.fileno(), *(listener.fileno() for listener in self._listeners)]
+            shared = [self._counted, self._used, self._ran, theirs.fileno()]
+            shared += [listener.fileno() for listener in self._listeners]
             process = await asyncio.create_subprocess_exec(
                 *python("worker", "--index", str(index), "--descriptors", ",".join(map(str, shared))),
                 stdin=asyncio.subprocess.PIPE,

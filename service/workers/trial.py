@@ -15,7 +15,7 @@ from typing import IO
 
 import msgspec
 
-from service.errors import BundleRefused, InferdError
+from service.errors import BundleRefused, InferdError, Quarantined
 from service.repository.placement import Tuning
 from service.repository.scan import BundleFolder
 from service.settings import Settings
@@ -88,12 +88,12 @@ class TrialProcess:
                 line = await asyncio.wait_for(process.stdout.readline(), self._timeout_s)
                 if not line:
                     end = describe_end(await asyncio.wait_for(process.wait(), self._timeout_s))
-                    outcomes.append(BundleRefused("trial", f"loading it ended the process ({end})"))
+                    outcomes.append(Quarantined("trial", f"quarantined: loading it ended the process ({end})"))
                     break
                 outcome = msgspec.json.decode(line, type=_Outcome)
                 outcomes.append(decode_error(outcome.error) if outcome.error else outcome.tuning)
         except TimeoutError:
-            outcomes.append(BundleRefused("trial", f"loading it took more than {self._timeout_s:.3g} s"))
+            outcomes.append(Quarantined("trial", f"quarantined: loading it took more than {self._timeout_s:.3g} s"))
         except (ConnectionError, ValueError) as error:  # ValueError: no outcome, or a line without an end
             outcomes.append(BundleRefused("trial", f"the process that loaded it failed ({error})"))
         finally:
@@ -112,6 +112,9 @@ def answer_trial(given: IO[bytes], taken: IO[bytes], make_try: Callable[[Setting
             outcome = _Outcome(attempt(BundleFolder(folder.name, folder.version, Path(folder.path))))
         except InferdError as error:
             outcome = _Outcome(error=encode_error(error))
+        except MemoryError:
+            problem = "loading it takes more memory than it may have (INFERD_LOAD_MEMORY_BYTES)"
+            outcome = _Outcome(error=encode_error(BundleRefused("trial", problem)))
         except Exception:
             logger.exception("model %s version %d could not be loaded", folder.name, folder.version)
             outcome = _Outcome(error=encode_error(BundleRefused("bundle", "loading failed unexpectedly; see the log")))

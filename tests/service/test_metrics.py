@@ -31,6 +31,7 @@ NAMES = {
     "inferd_queue_depth": "gauge",
     "inferd_inflight": "gauge",
     "inferd_model_ready": "gauge",
+    "inferd_quarantined_models": "gauge",
     "inferd_build_info": "gauge",
 }
 """What dashboards and alerts are built on: no name goes away, and none comes without its documentation."""

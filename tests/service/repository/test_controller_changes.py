@@ -500,3 +500,61 @@ def test_the_end_does_not_wait_for_changes(shelf: Shelf) -> None:
                 await loading
 
     run(scenario())
+
+
+# Quarantine
+
+
+def test_a_version_that_is_quarantined_serves_in_no_replica_until_a_call_asks_for_it(shelf: Shelf) -> None:
+    shelf.put(version=1)
+    shelf.put(version=2)
+
+    async def scenario() -> None:
+        replicas = [MemoryReplica(), MemoryReplica()]
+        async with explicit(shelf, *replicas) as controller:
+            await controller.quarantine(("tiny", 2), "two workers died of it")
+            assert controller.count_quarantined() == 1
+            for replica in replicas:
+                assert replica.serving == {("tiny", 1): "tiny 1"}
+                assert replica.states() == {("tiny", 1): "READY", ("tiny", 2): "UNAVAILABLE"}
+                assert replica.reason("tiny", 2) == "quarantined: two workers died of it"
+                assert replica.listing.ready
+            await controller.load("tiny", None)
+            assert controller.count_quarantined() == 0
+            for replica in replicas:
+                assert replica.serving == {("tiny", 1): "tiny 1", ("tiny", 2): "tiny 2"}
+                assert replica.reason("tiny", 2) == ""
+
+    run(scenario())
+
+
+def test_what_is_quarantined_is_not_loaded_by_whoever_joins_nor_by_looking_but_once_it_changes(shelf: Shelf) -> None:
+    shelf.put()
+
+    async def scenario() -> None:
+        replica, joining = MemoryReplica(), MemoryReplica()
+        async with polling(shelf, replica) as controller:
+            await controller.quarantine(("tiny", 1), "two workers died of it")
+            await controller.join(joining)
+            await a_round()
+            assert replica.serving == joining.serving == {}
+            shelf.put(title="mended")
+            await a_round()
+            assert replica.serving == joining.serving == {("tiny", 1): "mended"}
+            assert controller.count_quarantined() == 0
+
+    run(scenario())
+
+
+def test_what_serves_no_longer_is_not_quarantined(shelf: Shelf) -> None:
+    shelf.put()
+
+    async def scenario() -> None:
+        replica = MemoryReplica()
+        async with explicit(shelf, replica) as controller:
+            await controller.unload("tiny")
+            await controller.quarantine(("tiny", 1), "two workers died of it")
+            assert controller.count_quarantined() == 0
+            assert replica.reason("tiny", 1) == "is not loaded"
+
+    run(scenario())

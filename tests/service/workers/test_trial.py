@@ -20,6 +20,7 @@ from service.settings import Settings
 from service.workers.children import python
 from service.workers.trial import TrialProcess, answer_trial
 from tests.bundles import identity_graph, make_bare, make_bundle, truncate
+from tests.hostile_graphs import large
 
 PATIENT_S = 60.0
 
@@ -47,6 +48,7 @@ def make_try(settings):
         "unready": lambda: refuse(NotReady("there is no GPU")),
         "wordy": lambda: refuse(BundleRefused("model.onnx", "x" * 200_000)),
         "defect": lambda: refuse(LookupError("a secret of the server")),
+        "greedy": lambda: bytearray(2**62),
         "crash": lambda: os.kill(os.getpid(), signal.SIGSEGV),
         "exit": lambda: os._exit(3),
         "hang": lambda: time.sleep(600),
@@ -156,6 +158,17 @@ def test_a_defect_is_told_without_its_secrets(children: Children) -> None:
     assert len(children.started()) == 1
 
 
+def test_whoever_needs_more_memory_than_there_is_is_refused_and_the_rest_is_tried_in_the_same_process(
+    children: Children,
+) -> None:
+    outcomes = attempt(children.command, folders_of("greedy", "good"))
+    assert described(outcomes) == [
+        "BundleRefused: trial: loading it takes more memory than it may have (INFERD_LOAD_MEMORY_BYTES)",
+        {"model": ((2, 1.0),)},
+    ]
+    assert len(children.started()) == 1
+
+
 def test_a_long_reason_is_told_in_full(children: Children) -> None:
     (outcome, _) = attempt(children.command, folders_of("wordy", "good"))
     assert isinstance(outcome, BundleRefused)
@@ -168,8 +181,8 @@ def test_a_long_reason_is_told_in_full(children: Children) -> None:
 @pytest.mark.parametrize(
     ("way", "reason"),
     [
-        ("crash", "loading it ended the process (SIGSEGV)"),
-        ("exit", "loading it ended the process (exit code 3)"),
+        ("crash", "quarantined: loading it ended the process (SIGSEGV)"),
+        ("exit", "quarantined: loading it ended the process (exit code 3)"),
         ("half", "the process that loaded it failed (Input data was truncated)"),
         ("noise", "the process that loaded it failed (JSON is malformed: invalid character (byte 0))"),
         ("null", "the process that loaded it failed (Expected `object`, got `null`)"),
@@ -180,11 +193,12 @@ def test_what_the_child_does_not_survive_is_refused_and_the_rest_is_tried_all_th
     children: Children, way: str, reason: str
 ) -> None:
     outcomes = attempt(children.command, folders_of("good", way, "good", way, "refused"))
+    kind = "Quarantined" if reason.startswith("quarantined: ") else "BundleRefused"
     assert described(outcomes) == [
         {"model": ((1, 1.0),)},
-        f"BundleRefused: trial: {reason}",
+        f"{kind}: trial: {reason}",
         {"model": ((3, 1.0),)},
-        f"BundleRefused: trial: {reason}",
+        f"{kind}: trial: {reason}",
         "BundleRefused: model.onnx: is broken",
     ]
     assert len(children.started()) == 3
@@ -198,7 +212,7 @@ def test_a_child_that_takes_too_long_is_ended(children: Children, way: str) -> N
     assert time.monotonic() - before < 30
     assert described(outcomes) == [
         {"model": ((1, 1.0),)},
-        "BundleRefused: trial: loading it took more than 5 s",
+        "Quarantined: trial: quarantined: loading it took more than 5 s",
         {"model": ((3, 1.0),)},
     ]
     assert all_gone(children.started())
@@ -283,6 +297,20 @@ def test_real_bundles_are_loaded_replayed_and_timed_in_a_process_of_their_own(mo
     assert isinstance(bare, Tuning)
     assert bare.profiles["model"][0][0] == 1
     assert all(seconds > 0 for _, seconds in (*whole.profiles["model"], *bare.profiles["model"]))
+
+
+def test_a_real_child_gets_no_more_memory_than_it_may_have(models: Path) -> None:
+    """ONNX Runtime does not get it; the graph has no example then, and nobody knows how long it runs."""
+    make_bare(models, "large", graph=large(2**29))
+    folder = BundleFolder("large", 1, models / "large" / "1")
+    bounded, free = (
+        attempt(python("trial"), [folder], Settings(threads=1, load_memory_bytes=most, profile_cache=None))
+        for most in (2**30, 2**33)
+    )
+    assert isinstance(bounded[0], Tuning)
+    assert isinstance(free[0], Tuning)
+    assert bounded[0].profiles == {}
+    assert free[0].profiles["model"]
 
 
 def test_a_child_ends_well_when_all_is_tried_though_its_parent_lives_on(tmp_path: Path) -> None:
