@@ -17,6 +17,8 @@ import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from service.sending import TogetherTransport
+
 logger = logging.getLogger(__name__)
 
 Doing = Literal["waits", "head", "body", "runs", "reads", "refused"]
@@ -94,7 +96,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._chunk = 0
         self.is_lost = False
         self.ends_with: set[asyncio.Future[Any]] = set()
-        super().connection_made(transport)
+        super().connection_made(TogetherTransport(transport, self.loop.call_soon))
         if len(self.connections) > (most := self.limits.max_connections):
             self.refuse(
                 503, f"the server has all the connections that it takes, {most} (INFERD_MAX_CONNECTIONS)", linger=False
