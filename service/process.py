@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import socket
 import sys
@@ -51,8 +52,9 @@ def _work(given: argparse.Namespace) -> int:
     os.close(counted)
     os.close(used)
     os.close(ran)
-    if LoadOptions.of(settings).providers[0] == CPU:
-        bound_memory(memory_limit())
+    with contextlib.suppress(ValueError):  # the application will say that the device is not to be had
+        if LoadOptions.of(settings).providers[0] == CPU:
+            bound_memory(memory_limit())
     control, *listeners = (socket.socket(fileno=one) for one in sockets)
     return serve_as_worker(settings, control, listeners, counts, usage, runs)
 
