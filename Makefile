@@ -17,7 +17,7 @@ PROTO := service/protocols/open_inference/grpc
 COMPARED := bentoml fastapi litserve mlserver mosec ray triton
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-clients coverage check proto train export loadtest loadtest-ci bench-speed bench-text bench-translate compare image chart test-emulated lock lock-compare clean
+.PHONY: help serve test test-clients coverage check proto train export loadtest loadtest-ci bench-hostile bench-speed bench-text bench-translate compare image chart test-emulated lock lock-compare clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -61,6 +61,9 @@ loadtest: $(LOADTEST)/.ready ## put load on a running server: loadtests/SCENARIO
 loadtest-ci: $(SERVE)/.ready $(LOADTEST)/.ready ## 30 s of mixed load on a server of its own; fails past a threshold
 	$(SERVE)/python loadtests/run_locust.py $(LOADTEST)/locust --users 12 --spawn-rate 12 --run-time 30s --pause 0.2 --only-summary \
 	  --tasks-wanted image-classification,text-generation,translation,text-to-image $(ARGS)
+
+bench-hostile: $(SERVE)/.ready ## measure what hostile requests do to a server and to its other clients
+	$(SERVE)/python loadtests/hostile.py --output loadtests/results $(ARGS)
 
 bench-speed: $(SERVE)/.ready ## measure what is promised of plain networks' speed beside ONNX Runtime alone (a quarter of an hour)
 	$(SERVE)/python loadtests/bench_speed.py --output loadtests/results $(ARGS)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+import threading
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from service.errors import Overloaded
+from service.machine import trim_memory
 
 _BODIES, _HELD = "inferd.bodies", "inferd.held"
 _RETRY_AFTER_S = 1.0
+_TRIM_AFTER_BYTES = 64 * 2**20
 
 
 class Bodies:
@@ -16,14 +19,17 @@ class Bodies:
 
     Args:
         limit: of all of them together, in bytes.
+        trim: gives back what is free: called in a thread of its own, after every 64 MiB of bodies.
 
     Attributes:
         held: how many there are.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, trim: Callable[[], object] = trim_memory) -> None:
         self.held = 0
         self._limit = limit
+        self._trim = trim
+        self._released = 0  # since that was done last
 
     def watch(self, scope: MutableMapping[str, Any]) -> None:
         """Have `count` find this for the request of `scope`."""
@@ -31,7 +37,12 @@ class Bodies:
 
     def release(self, scope: MutableMapping[str, Any]) -> None:
         """The request is answered."""
-        self.held -= scope.pop(_HELD, 0)
+        size = scope.pop(_HELD, 0)
+        self.held -= size
+        self._released += size
+        if self._released > _TRIM_AFTER_BYTES:
+            self._released = 0
+            threading.Thread(target=self._trim, name="trim", daemon=True).start()
 
     def take(self, scope: MutableMapping[str, Any], size: int) -> None:
         """Count so many bytes more.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import os
 import platform
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+_M_MMAP_THRESHOLD = -3
+"""What `mallopt` calls it (malloc.h)."""
 
 
 def cpu_quota(cgroup: Path = _CGROUP) -> int:
@@ -54,6 +57,22 @@ def allow_files(needed: int) -> int:
             return allowed
         return needed if soft == resource.RLIM_INFINITY else soft
     return needed
+
+
+def return_blocks_of(size: int) -> None:
+    """Have blocks of so many bytes or more go back to the system when they are freed, where the C library can do that.
+
+    glibc does so by itself until it has freed one: then it keeps what is that large, and whatever a few large requests
+    have needed at once the process holds for ever.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # there is no such library, or no such call in it
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, size)
+
+
+def trim_memory() -> None:
+    """Have the C library give back to the system what is free, where it can do that; from any thread."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _cgroup_quota(cgroup: Path) -> float | None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from uvicorn.loops.auto import auto_loop_factory
 
 from service.app import create_app
+from service.machine import return_blocks_of
 from service.runtime.runs import Runs
 from service.security.usage import Usage
 from service.server import DrainingServer
@@ -30,10 +31,19 @@ _SWITCH_S = 0.0002
 """How long a thread waits before it asks another for the interpreter's lock (5 ms by default): one whose run has ended
 should not wait for an event loop that has much to do, nor the loop for it."""
 
+_LARGE_BYTES = 2 * 2**20
+"""Of a block of memory, such as a large request's body, that goes back to the system as soon as it is free."""
+
+
+def _prepare() -> None:
+    """Set what concerns the process as a whole."""
+    sys.setswitchinterval(_SWITCH_S)
+    return_blocks_of(_LARGE_BYTES)
+
 
 def serve_alone(settings: Settings) -> int:
     """Serve with this process; the exit code is 0 once it drained, 1 if it could not begin."""
-    sys.setswitchinterval(_SWITCH_S)
+    _prepare()
     server = DrainingServer(create_app(settings, tries_at_start=True), settings)
     server.run()
     return _end(server)
@@ -57,7 +67,7 @@ def serve_as_worker(
         usage: likewise: what keys have used.
         runs: of this process, told in memory that the supervisor sees.
     """
-    sys.setswitchinterval(_SWITCH_S)
+    _prepare()
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
         server = runner.run(_work(settings, control, listeners, counts, usage, runs))
     return _end(server)

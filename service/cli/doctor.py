@@ -99,17 +99,14 @@ def _machine(settings: Settings, problems: list[str]) -> Section:
 
 
 def _runtime(settings: Settings, problems: list[str]) -> Section:
-    import onnxruntime
+    from service.runtime.devices import available_providers, choose_providers, runtime_version
 
-    from service.runtime.devices import choose_providers, runtime_version
-
-    available = onnxruntime.get_available_providers()
     try:
         chosen: list[str] = list(choose_providers(settings.device, tensorrt=settings.tensorrt))
     except ValueError as error:
         problems.append(str(error))
         chosen = []
-    return {"onnxruntime": runtime_version(), "providers": available, "chosen": chosen}
+    return {"onnxruntime": runtime_version(), "providers": available_providers(), "chosen": chosen}
 
 
 def _changed(settings: Settings) -> Section:

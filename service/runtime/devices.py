@@ -18,6 +18,12 @@ def runtime_version() -> str:
     return version
 
 
+def available_providers() -> list[str]:
+    """The execution providers that the installed ONNX Runtime was built with."""
+    available: list[str] = ort.get_available_providers()
+    return available
+
+
 def choose_providers(
     device: Device, *, tensorrt: bool = False, available: Sequence[str] | None = None
 ) -> tuple[str, ...]:
@@ -32,7 +38,7 @@ def choose_providers(
         ValueError: `cuda` was asked for and the installed ONNX Runtime was built without it.
     """
     if available is None:
-        available = ort.get_available_providers()
+        available = available_providers()
     if device == "cuda" and CUDA not in available:
         raise ValueError(
             f"INFERD_DEVICE=cuda, but the installed ONNX Runtime offers only {', '.join(available)}; "

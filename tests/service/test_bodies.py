@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,19 @@ def test_bodies_are_counted_until_their_requests_are_answered() -> None:
     bodies.release(other)
     bodies.release(other)
     assert bodies.held == 0
+
+
+def test_after_many_bytes_what_is_free_is_given_back() -> None:
+    trimmed = threading.Semaphore(0)
+    bodies = Bodies(2**30, trim=trimmed.release)
+    for _ in range(5):
+        scope: dict[str, Any] = {}
+        bodies.watch(scope)
+        count(scope, 16 * 2**20)
+        assert not trimmed.acquire(blocking=False)
+        bodies.release(scope)
+    assert trimmed.acquire(timeout=60)
+    assert not trimmed.acquire(blocking=False)
 
 
 def test_where_nobody_counts_nothing_is_refused() -> None:

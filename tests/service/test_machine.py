@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,3 +97,21 @@ def test_a_processor_without_a_name_is_its_architecture(tmp_path: Path, content:
     if content is not None:
         (tmp_path / "cpuinfo").write_text(content)
     assert processor(tmp_path / "cpuinfo") in {platform.machine(), platform.processor()}
+
+
+def test_memory_that_large_blocks_took_is_given_back() -> None:
+    code = (
+        "from service.machine import return_blocks_of, trim_memory\n"
+        "import re\n"
+        "resident = lambda: int(re.search(r'VmRSS:\\s+(\\d+)', open('/proc/self/status').read())[1])\n"
+        "return_blocks_of(2**20)\n"
+        "before = resident()\n"
+        "for _ in range(3):\n"
+        "    many = [bytes(8 * 2**20) for _ in range(20)]\n"
+        "    pieces = [b'x' * 50_000 for _ in range(2000)]\n"
+        "    del many, pieces\n"
+        "trim_memory()\n"
+        "print(resident() - before)\n"
+    )
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    assert int(told.stdout) < 20_000  # kB; 260 MB were in use

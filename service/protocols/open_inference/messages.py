@@ -16,7 +16,7 @@ import msgspec
 from numpy.typing import NDArray
 
 from service.batching.records import Answer
-from service.errors import BadInput
+from service.errors import BadInput, TooLarge
 from service.manifest import Graph
 from service.protocols.open_inference import inference, tensors
 from service.protocols.open_inference.inference import Given, Inference, Wanted
@@ -55,7 +55,7 @@ _MOST_KNOWN_HEADS, _LONGEST_KNOWN_HEAD = 64, 1024
 _NO_DATA = (msgspec.UNSET, None, msgspec.Raw(b"null"))
 """KServe's client says null beside the size of an empty tensor."""
 
-_NO_NUMBER = re.compile(rb"NaN|Inf")
+_NO_NUMBERS = (b"NaN", b"Inf")
 _LARGEST_RESPELLED = 2**20
 """Bytes of JSON up to which `Inf` is read: it takes a look at every string, and hardly anybody writes it."""
 _STRING_OR_INF = re.compile(rb'"(?:[^"\\]|\\.)*+"?|Inf(?!inity)', re.DOTALL)
@@ -214,8 +214,11 @@ def _parse(text: bytes | memoryview) -> _Request[Any]:
     """Parse the JSON of a request; with another parser where it has NaN or Infinity, which Triton takes."""
     try:
         return parse_json(_REQUEST, text, _EXPECTED)
+    except TooLarge:
+        raise
     except BadInput:
-        if not _NO_NUMBER.search(text):
+        content = bytes(text)
+        if not any(spelling in content for spelling in _NO_NUMBERS):
             raise
     try:
         if len(text) <= _LARGEST_RESPELLED:
