@@ -7,17 +7,19 @@ TASK ?= image_classification
 SCENARIO ?= locustfile
 ARGS ?=
 UV := uv==0.13.8
+AUDIT := pip-audit==2.10.1
 
 SERVE := .venv/serve/bin
 DEV := .venv/dev/bin
 CLIENTS := .venv/clients/bin
 LOADTEST := .venv/loadtest/bin
 LOCK := .venv/lock/bin
+AUDITED := .venv/audit/bin
 PROTO := service/protocols/open_inference/grpc
 COMPARED := bentoml fastapi litserve mlserver mosec ray triton
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-clients coverage check proto train export loadtest loadtest-ci bench-hostile bench-speed bench-text bench-translate compare image chart test-emulated lock lock-compare clean
+.PHONY: help serve test test-clients coverage check audit proto train export loadtest loadtest-ci bench-hostile bench-speed bench-text bench-translate compare image chart test-emulated lock lock-compare clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +46,9 @@ check: $(DEV)/.ready ## lint, formatting, types, import rules
 	$(DEV)/ruff format --check .
 	$(DEV)/mypy
 	$(DEV)/lint-imports
+
+audit: $(AUDITED)/.ready ## ask for known weaknesses of what is locked for serving (needs the network)
+	$(AUDITED)/pip-audit --strict --disable-pip --require-hashes -r requirements/serve.txt -r requirements/build.txt $(ARGS)
 
 proto: $(DEV)/.ready ## generate the Python of the gRPC messages anew from their .proto
 	cd $(PROTO) && $(CURDIR)/$(DEV)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. open_inference.proto
@@ -127,6 +132,9 @@ $(CLIENTS)/.ready: requirements/clients.txt
 # One that can't be made is no reason not to compare the others: the minus. What pip says of it goes into the result.
 .venv/compare/%/bin/.ready: loadtests/compare/%/requirements.txt
 	-$(call environment,compare/$*,-r $< 2>.venv/compare/$*.log)
+
+$(AUDITED)/.ready: Makefile
+	$(call environment,audit,$(AUDIT))
 
 $(LOCK)/.ready: Makefile
 	$(call environment,lock,$(UV))
