@@ -13,13 +13,14 @@ SERVE := .venv/serve/bin
 DEV := .venv/dev/bin
 CLIENTS := .venv/clients/bin
 LOADTEST := .venv/loadtest/bin
+FUZZ := .venv/fuzz/bin
 LOCK := .venv/lock/bin
 AUDITED := .venv/audit/bin
 PROTO := service/protocols/open_inference/grpc
 COMPARED := bentoml fastapi litserve mlserver mosec ray triton
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-clients coverage check audit proto train export loadtest loadtest-ci bench-hostile bench-speed bench-text bench-translate compare image chart test-emulated lock lock-compare clean
+.PHONY: help serve test test-clients coverage check audit proto train export loadtest loadtest-ci bench-hostile bench-speed bench-text bench-translate compare fuzz image chart test-emulated lock lock-compare clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -82,6 +83,10 @@ bench-text: $(SERVE)/.ready ## measure text generation beside the raw limit of i
 compare: $(SERVE)/.ready $(COMPARED:%=.venv/compare/%/bin/.ready) ## measure inferd beside other servers of the same ONNX file
 	$(SERVE)/python -m loadtests.compare --output loadtests/results $(ARGS)
 
+# Cases are found anew in each run; what one has found again: ARGS="--seed N --only NAME".
+fuzz: $(DEV)/.ready $(FUZZ)/.ready ## fuzz a server of its own for 5 minutes (ARGS="--seconds 30"); fails on what it finds
+	$(DEV)/python -m tests.fuzz --schemathesis $(FUZZ)/schemathesis $(ARGS)
+
 image: ## build the container image inferd
 	@test -f Dockerfile || { echo "make image: there is no Dockerfile here yet; it comes with the container image" >&2; exit 1; }
 	docker build --tag inferd .
@@ -105,6 +110,7 @@ lock: $(LOCK)/.ready ## remake requirements/ from pyproject.toml (newest of all:
 	  --excludes requirements/unlocked.in --output-file requirements/test.txt
 	$(compile) pyproject.toml --extra loadtest --constraints requirements/serve.txt --output-file requirements/loadtest.txt
 	$(compile) --group clients --output-file requirements/clients.txt
+	$(compile) --group fuzz --output-file requirements/fuzz.txt
 
 lock-compare: $(LOCK)/.ready ## remake the requirements of the servers that `make compare` compares
 	for peer in $(COMPARED); do \
@@ -125,6 +131,9 @@ $(DEV)/.ready: requirements/test.txt pyproject.toml
 
 $(LOADTEST)/.ready: requirements/loadtest.txt
 	$(call environment,loadtest,-r requirements/loadtest.txt)
+
+$(FUZZ)/.ready: requirements/fuzz.txt
+	$(call environment,fuzz,-r requirements/fuzz.txt)
 
 $(CLIENTS)/.ready: requirements/clients.txt
 	$(call environment,clients,-r requirements/clients.txt)
