@@ -45,6 +45,9 @@ _KILL_AFTER_S = 5.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 _STARTS_BEFORE_GIVING_UP = 3
 
+_CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE})
+"""What native code ends a process by; who is killed otherwise may be killed for any reason, whatever it was at."""
+
 
 @dataclass(frozen=True)
 class _Worker:
@@ -74,6 +77,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._stopping_at_once = asyncio.Event()
         self._blame = Blame()
+        self._hung: set[int] = set()  # those that were killed because they hung
         self._quarantining: set[asyncio.Task[None]] = set()
         self._failed_starts = 0
         self._exit_code = 0
@@ -211,8 +215,10 @@ class Supervisor:
     def _find_to_blame(self, index: int, code: int) -> None:
         """Quarantine a model of which workers die, once it is known which."""
         running = take_running(self._running, index)
-        if not code or self._stopping.is_set():
-            return  # it ended as it should
+        hung = index in self._hung
+        self._hung.discard(index)
+        if self._stopping.is_set() or not (hung or -code in _CRASHES):
+            return  # it ended as it should, or somebody else ended it
         for one in running:
             logger.error("worker %d died while model %s version %d ran, or was loaded", index, one.name, one.version)
         if key := self._blame.died(running):
@@ -281,6 +287,7 @@ class Supervisor:
         """End a worker once it hangs."""
         await worker.replica.until_silent(self._hung_after_s)
         if not self._stopping.is_set():  # else it drains, within a bound of its own
+            self._hung.add(index)
             self._kill(worker, f"worker {index} has not answered for {self._hung_after_s:.3g} s")
 
     def _kill(self, worker: _Worker, reason: str) -> None:
