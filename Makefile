@@ -68,6 +68,9 @@ loadtest-ci: $(SERVE)/.ready $(LOADTEST)/.ready ## 30 s of mixed load on a serve
 	$(SERVE)/python loadtests/run_locust.py $(LOADTEST)/locust --users 12 --spawn-rate 12 --run-time 30s --pause 0.2 --only-summary \
 	  --tasks-wanted image-classification,text-generation,translation,text-to-image $(ARGS)
 
+chaos: $(SERVE)/.ready ## kill a server's workers under load, fifty times; fails where more than requests in flight is lost
+	$(SERVE)/python loadtests/chaos.py --output loadtests/results $(ARGS)
+
 bench-hostile: $(SERVE)/.ready ## measure what hostile requests do to a server and to its other clients
 	$(SERVE)/python loadtests/hostile.py --output loadtests/results $(ARGS)
 
@@ -106,7 +109,7 @@ lock: $(LOCK)/.ready ## remake requirements/ from pyproject.toml (newest of all:
 	echo setuptools | $(compile) --generate-hashes - --output-file requirements/build.txt
 	$(compile) --generate-hashes pyproject.toml --extra cpu --excludes requirements/unneeded.in --output-file requirements/serve.txt
 	$(compile) --generate-hashes pyproject.toml --extra gpu --excludes requirements/unneeded.in --output-file requirements/serve-gpu.txt
-	$(compile) pyproject.toml --extra cpu --extra training --extra dev --constraints requirements/serve.txt \
+	$(compile) pyproject.toml --extra cpu --extra tracing --extra training --extra dev --constraints requirements/serve.txt \
 	  --excludes requirements/unlocked.in --output-file requirements/test.txt
 	$(compile) pyproject.toml --extra loadtest --constraints requirements/serve.txt --output-file requirements/loadtest.txt
 	$(compile) --group clients --output-file requirements/clients.txt
