@@ -20,7 +20,7 @@ PROTO := service/protocols/open_inference/grpc
 COMPARED := bentoml fastapi litserve mlserver mosec ray triton
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-clients coverage check audit proto train export loadtest loadtest-ci bench-hostile bench-speed bench-text bench-translate compare fuzz image chart test-emulated lock lock-compare clean
+.PHONY: help serve test test-clients coverage check audit proto train export loadtest loadtest-ci bench-hostile bench-speed bench-text bench-translate compare chaos fuzz image chart test-emulated lock lock-compare clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
