@@ -19,6 +19,7 @@ from service.repository.control import Control
 from service.repository.repository import Repository
 from service.security.access import Access
 from service.security.tls import Pem, Tls
+from service.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,9 @@ ENVELOPE_BYTES = 64 * 1024
 _MOST_CALLS = 4096
 _MOST_CALLS_A_CONNECTION = 1024
 _MOST_IN_A_STREAM = 64
+
+_LOOK_EVERY_S = 0.25
+"""How often is looked whether gRPC has ended by itself; and how long a port is left alone that was not free then."""
 
 _HELD_BACK_S = 0.1
 """How long answers are kept back before clients are told to connect elsewhere."""
@@ -60,6 +64,7 @@ class GrpcServer:
             and after decompression, in both directions.
         share_port: whether other processes may listen on the same port and get their share of its connections.
         access_log: whether every call is logged.
+        tracing: what makes a span of every call, if anything does.
     """
 
     def __init__(
@@ -76,8 +81,10 @@ class GrpcServer:
         max_body_bytes: int,
         share_port: bool = True,
         access_log: bool = False,
+        tracing: Tracing | None = None,
     ) -> None:
-        self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._host = f"[{host}]" if ":" in host else host
+        self._port = port
         max_message_bytes = max_body_bytes + ENVELOPE_BYTES
         self._options = {
             **_CONNECTIONS,
@@ -89,8 +96,12 @@ class GrpcServer:
         self._streams = Streams(_MOST_IN_A_STREAM)
         self._service = InferenceService(repository=repository, control=control, version=version, streams=self._streams)
         self._tls = tls
-        self._calls = Calls(metrics, access, max_message_bytes=max_message_bytes, access_log=access_log)
+        self._calls = Calls(
+            metrics, access, max_message_bytes=max_message_bytes, access_log=access_log, tracing=tracing
+        )
         self._server: grpc.aio.Server | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._beginning = asyncio.Lock()
         self._stopping: asyncio.Future[None] | None = None
 
     async def start(self) -> int:
@@ -102,6 +113,13 @@ class GrpcServer:
         Raises:
             OSError: the address can't be listened on.
         """
+        self._port = await self._listen()
+        self._watching = asyncio.create_task(self._listen_again())
+        logger.info("gRPC is served on %s:%d", self._host, self._port)
+        return self._port
+
+    async def _listen(self) -> int:
+        address = f"{self._host}:{self._port}"
         server = grpc.aio.server(options=list(self._options.items()), maximum_concurrent_rpcs=_MOST_CALLS)
         handlers = self._service.handlers(self._calls)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
@@ -110,18 +128,41 @@ class GrpcServer:
         reflection.enable_server_reflection(names, server)
         try:
             port: int = (
-                server.add_secure_port(self._address, _credentials(self._tls))
+                server.add_secure_port(address, _credentials(self._tls))
                 if self._tls
-                else server.add_insecure_port(self._address)
+                else server.add_insecure_port(address)
             )
         except RuntimeError as error:
             raise OSError(
-                errno.EADDRINUSE, f"gRPC can't listen on {self._address}: taken, or no address of this machine"
+                errno.EADDRINUSE, f"gRPC can't listen on {address}: taken, or no address of this machine"
             ) from error
         await server.start()
         self._server = server
-        logger.info("gRPC is served on %s", f"{self._address.rpartition(':')[0]}:{port}")
         return port
+
+    async def _listen_again(self) -> None:
+        """Begin anew whenever gRPC has ended by itself.
+
+        One request whose path is no UTF-8 ends a whole server of grpc.aio, with every call that it has (1.85 does it),
+        and nothing that Python is asked comes before that. So what can be done is to be there for whoever calls next.
+        """
+        while self._server and not self._stopping:
+            try:  # it says so at the end of the time, though connections may keep it from its end for long
+                await self._server.wait_for_termination(_LOOK_EVERY_S)
+            except Exception as error:
+                logger.warning("gRPC ended by itself, and begins anew: %r", error)
+                async with self._beginning:
+                    while not (self._stopping or await self._can_listen()):
+                        pass
+
+    async def _can_listen(self) -> bool:
+        try:
+            await self._listen()
+        except OSError as error:  # it may take a moment until the port is free
+            logger.warning("%s", error)
+            await asyncio.sleep(_LOOK_EVERY_S)
+            return False
+        return True
 
     async def stop(self, grace_s: float) -> None:
         """Take no further call, and return when those that were accepted are answered.
@@ -144,12 +185,16 @@ class GrpcServer:
         """
         if not self._server:
             return
+        async with self._beginning:  # of a server that begins anew nobody else would know
+            pass
         self._calls.hold()
         await asyncio.sleep(min(_HELD_BACK_S, grace_s))
         stopping = asyncio.ensure_future(self._server.stop(grace_s))
         await asyncio.sleep(0)  # by now it has told the connections
         self._calls.release()
         await stopping
+        if self._watching:
+            await self._watching
 
 
 def _credentials(tls: Tls) -> grpc.ServerCredentials:

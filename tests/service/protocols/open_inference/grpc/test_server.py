@@ -225,6 +225,33 @@ def test_an_address_may_be_one_of_ipv6(models: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_path_that_ends_grpc_itself_does_not_end_the_service(models: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        async with serving(models) as running:
+            for number in (1, 2, 3):
+                _, writer = await asyncio.open_connection("127.0.0.1", running.port)
+                writer.write(call_of(b"/inference.\x8f/ModelReady"))
+                await until(lambda number=number: caplog.text.count("begins anew") == number)
+                answer = await running.client.ask("ServerLive", wait_for_ready=True, timeout=30)
+                assert answer.live
+                writer.close()
+
+    asyncio.run(scenario())
+
+
+def call_of(path: bytes) -> bytes:
+    """The frames of HTTP/2 that begin a call, with a path that no client would send."""
+    headers = {b":method": b"POST", b":scheme": b"http", b":path": path, b":authority": b"a", b"te": b"trailers"}
+    headers[b"content-type"] = b"application/grpc"
+    block = b"".join(b"\0%c%b%c%b" % (len(name), name, len(value), value) for name, value in headers.items())
+    return (
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+        + b"\0\0\0\4\0\0\0\0\0"  # settings: none
+        + len(block).to_bytes(3, "big") + b"\1\4\0\0\0\1" + block
+        + b"\0\0\5\0\1\0\0\0\1" + b"\0" * 5  # an empty message
+    )  # fmt: skip
+
+
 # Its end
 
 
