@@ -41,6 +41,7 @@ from service.security.usage import Usage
 from service.security.watching import watch
 from service.settings import Settings
 from service.threads import BoundedThreads
+from service.tracing import Tracing
 from service.workers.children import python
 from service.workers.trial import TrialProcess
 
@@ -73,7 +74,8 @@ def create_app(
         to serve, `grpc`, to start it beside HTTP, `tls`, for connections of both, and `metrics`.
 
     Raises:
-        ValueError: the device asked for is not to be had, or a file of profiles, keys or certificates says none.
+        ValueError: the device asked for is not to be had, a file of profiles, keys or certificates says none, or what
+            traces need is not installed.
         OSError: such a file can't be read.
     """
     version = package_version("inferd")
@@ -95,6 +97,7 @@ def create_app(
         control = LocalControl(controller, repository, metrics)
     access = Access.of(settings, metrics, usage)
     tls = Tls.of(settings)
+    tracing = Tracing.of(settings, version)
     grpc = None
     if settings.grpc_port is not None:
         grpc = GrpcServer(
@@ -109,11 +112,14 @@ def create_app(
             max_body_bytes=settings.max_body_bytes,
             share_port=controller is None,
             access_log=settings.access_log,
+            tracing=tracing,
         )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as running:
+            if tracing:
+                running.push_async_callback(tracing.close)
             running.push_async_callback(repository.close)
             watched = [one for one in (access.watched, tls and tls.watched) if one]
             if watched:
@@ -183,6 +189,7 @@ def create_app(
         bodies=app.state.bodies,
         is_draining=lambda: repository.is_draining,
         access_log=settings.access_log,
+        tracing=tracing,
     )
     _describe_keys(app, access)
     return app

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.bodies import Bodies
 from service.metrics import Metrics
+from service.tracing import TRACEPARENT, Traced, Tracing, current
 
 logger = logging.getLogger("inferd.access")
 
@@ -25,8 +26,13 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 KEY_NAME = "inferd.key"
 """Where an ASGI scope has the name of the key that a request came with, once that is known."""
 
+ROUTE = "inferd.route"
+"""Where it has the path of the call as it is declared, `{model}` in place of a name; else FastAPI's own `route` has."""
+
 _numbers = random.Random()  # noqa: S311 - names, not secrets; seeded by the system
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
+_TRACEPARENT = TRACEPARENT.encode()
+_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"))
 _PROTOCOLS = {
     "predict": "predict",
     "v1": "openai",
@@ -42,7 +48,9 @@ def identity_of(given: str | None) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, the request's id, and what `extra={"fields": ...}` adds.
+    """One JSON object a line: time, level, logger, message, the ids of request and trace, and what `extra` adds.
+
+    What it adds are the `fields` of `extra={"fields": ...}`.
 
     Args:
         worker: which of several processes writes; None where there is one.
@@ -64,6 +72,8 @@ class JsonFormatter(logging.Formatter):
             line["worker"] = self._worker
         if (identity := request_id.get()) is not None:
             line["request_id"] = identity
+        if (traced := current.get()) is not None:
+            line["trace_id"] = traced.trace_id
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -89,24 +99,34 @@ class Observability:
         bodies: and what they hold.
         is_draining: whether connections should be given up after their answer.
         access_log: whether every request is logged, or only those that fail by our fault.
+        tracing: what makes a span of every request, if anything does.
     """
 
     def __init__(
-        self, app: ASGIApp, *, metrics: Metrics, bodies: Bodies, is_draining: Callable[[], bool], access_log: bool
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        bodies: Bodies,
+        is_draining: Callable[[], bool],
+        access_log: bool,
+        tracing: Tracing | None = None,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._bodies = bodies
         self._is_draining = is_draining
         self._access_log = access_log
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        identity = identity_of(_given_id(scope))
+        identity = identity_of(_header(scope, b"x-request-id"))
         request_id.set(identity)  # each request has a context of its own, so nothing needs to be put back
+        traced = None if self._tracing is None else self._tracing.begin(_header(scope, _TRACEPARENT), identity)
         started = time.perf_counter()
         status = 500
 
@@ -128,6 +148,8 @@ class Observability:
             self._metrics.count_request(_protocol(scope["path"]), status)
             if self._access_log or status == 500:
                 self._log(scope, status, time.perf_counter() - started)
+            if traced is not None:
+                _end(traced, scope, status)
 
     def _log(self, scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
         fields = {
@@ -147,6 +169,22 @@ def _protocol(path: str) -> str:
     return _PROTOCOLS.get(path.lstrip("/").partition("/")[0], "other")
 
 
-def _given_id(scope: Scope) -> str | None:
-    """What the client calls its request."""
-    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), None)
+def _header(scope: Scope, name: bytes) -> str | None:
+    """The first header called `name`."""
+    return next((value.decode("latin-1") for other, value in scope["headers"] if other == name), None)
+
+
+def _end(traced: Traced, scope: Scope, status: int) -> None:
+    """End the span of a request; the names are OpenTelemetry's conventions."""
+    method = scope["method"] if scope["method"] in _METHODS else None
+    route = scope.get(ROUTE) or getattr(scope.get("route"), "path", None)
+    attributes: dict[str, str | int] = {
+        "http.request.method": method or "_OTHER",
+        "url.scheme": scope["scheme"],
+        "url.path": scope["path"],
+        "http.response.status_code": status,
+    }
+    if route:
+        attributes["http.route"] = route
+    name = f"{method or 'HTTP'} {route}" if route else method or "HTTP"
+    traced.end(name, attributes, error=str(status) if status >= 500 else None)

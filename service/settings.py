@@ -178,6 +178,9 @@ class Settings(BaseSettings):
         30.0, ge=0, description="After that, how long accepted requests may take before the process ends without them."
     )
     access_log: bool = Field(False, description="Log every request, not only those that fail by the server's fault.")
+    tracing: Literal["off", "otlp"] = Field(
+        "off", description="Spans of every request: `otlp` sends them to an OpenTelemetry collector, see `OTEL_*`."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
 
     @property

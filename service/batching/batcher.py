@@ -330,8 +330,9 @@ class Batcher:
         self._report(BatchReport(batch.cause, batch.rows, len(batch.requests), compute_s, False, *times))
         for request, outputs in zip(batch.requests, outcome.shares, strict=True):
             if not request.future.done():
-                queue_s = batch.started_at - request.waiting.enqueued_at
-                request.future.set_result(Answer(outputs, queue_s, compute_s, batch.rows, *times))
+                queued_at = request.waiting.enqueued_at
+                queue_s = batch.started_at - queued_at
+                request.future.set_result(Answer(outputs, queue_s, compute_s, batch.rows, *times, queued_at))
 
     def _answer_alone(self, request: _Request, outcome: _Result | InferdError, batch: _Batch, compute_s: float) -> None:
         """Answer a request whose batch failed."""
@@ -340,9 +341,11 @@ class Batcher:
         if isinstance(outcome, InferdError):
             request.future.set_exception(outcome)
             return
-        queue_s = batch.started_at - request.waiting.enqueued_at
+        queued_at = request.waiting.enqueued_at
+        queue_s = batch.started_at - queued_at
         times = (outcome.input_s, outcome.infer_s, outcome.output_s)
-        request.future.set_result(Answer(outcome.shares[0], queue_s, compute_s, request.waiting.rows, *times))
+        answer = Answer(outcome.shares[0], queue_s, compute_s, request.waiting.rows, *times, queued_at)
+        request.future.set_result(answer)
 
     def _report(self, report: BatchReport) -> None:
         if self._on_batch:

@@ -17,6 +17,8 @@ class Answer(msgspec.Struct, frozen=True):
     """What a request gets; `queue_s` and `compute_s` (from dispatch to result) add up to its time in the batcher.
 
     Of the compute time, `input_s` went into joining the batch, `infer_s` into the run, `output_s` into parting it.
+    It was queued at `queued_at`, on the batcher's clock. Where its runs did not follow one another, the last ended at
+    `ended_at`.
     """
 
     outputs: Arrays
@@ -26,6 +28,8 @@ class Answer(msgspec.Struct, frozen=True):
     input_s: float = 0.0
     infer_s: float = 0.0
     output_s: float = 0.0
+    queued_at: float = 0.0
+    ended_at: float | None = None
 
 
 class BatchReport(msgspec.Struct, frozen=True):

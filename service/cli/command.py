@@ -20,6 +20,7 @@ from service.observability import configure_logging
 from service.security.access import Access
 from service.security.tls import Tls
 from service.settings import ENV_PREFIX, Settings
+from service.tracing import wants_traces
 from service.workers.sizing import count_workers, files_of
 from service.workers.supervisor import Supervisor
 
@@ -83,6 +84,7 @@ def _serve(settings: Settings, _: argparse.Namespace) -> int:
     # What every worker would fail on is said once.
     Access.of(settings, Metrics(version("inferd")))
     Tls.of(settings)
+    wants_traces(settings)
     workers = count_workers(settings)
     allow_files(files_of(settings, workers))  # many systems begin with 1,024
     settings = settings.model_copy(update={"workers": workers, "models": settings.models.absolute()})

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import InferdError
+from service.observability import ROUTE
 from service.protocols.errors import answer_http_exception, answer_inferd_error
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -33,10 +34,11 @@ class Shortcuts:
 
     def __init__(self, app: ASGIApp, *, routers: Sequence[APIRouter]) -> None:
         self._app = app
-        self._calls: dict[int, list[tuple[Sequence[str], Endpoint]]] = {}  # by the number of parts of their paths
+        # By the number of parts of their paths.
+        self._calls: dict[int, list[tuple[str, Sequence[str], Endpoint]]] = {}
         for path, endpoint in _calls_of(routers):
             parts = path.split("/")
-            self._calls.setdefault(len(parts), []).append((parts, endpoint))
+            self._calls.setdefault(len(parts), []).append((path, parts, endpoint))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -63,11 +65,11 @@ class Shortcuts:
             await response(scope, receive, send)
 
     def _find(self, scope: Scope) -> Endpoint | None:
-        """The call at the path of `scope`, whose `path_params` are set then."""
+        """The call at the path of `scope`, whose `path_params` and route are set then."""
         if scope.get("root_path"):
             return None
         parts = scope["path"].split("/")
-        for expected, endpoint in self._calls.get(len(parts), ()):
+        for path, expected, endpoint in self._calls.get(len(parts), ()):
             values = {}
             for one, other in zip(parts, expected, strict=True):
                 if other.startswith("{") and one:
@@ -76,6 +78,7 @@ class Shortcuts:
                     break
             else:
                 scope["path_params"] = values
+                scope[ROUTE] = path
                 return endpoint
         return None
 

@@ -51,6 +51,8 @@ class Timings:
     """Where the time of an answer went.
 
     Attributes:
+        queued_at: when it was queued, on the stepper's clock.
+        ended_at: when the last of its sequences ended.
         queue_s: until the first of its sequences had a slot.
         run_s: in the runs that it was part of.
         runs: how many those were.
@@ -58,6 +60,8 @@ class Timings:
         first_token_s: from its arrival to its first token, if it has one.
     """
 
+    queued_at: float
+    ended_at: float
     queue_s: float
     run_s: float
     runs: int
@@ -230,6 +234,8 @@ class Generation:
         first = [group.first_token_at - group.enqueued_at for group in groups if group.first_token_at is not None]
         longest = max(groups, key=lambda group: group.runs.count)
         return Timings(
+            queued_at=min(group.enqueued_at for group in groups),
+            ended_at=max(group.ended_at for group in groups),
             queue_s=min(group.joined_at - group.enqueued_at for group in groups),
             run_s=longest.runs.seconds,
             runs=longest.runs.count,

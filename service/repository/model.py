@@ -17,6 +17,7 @@ from service.repository.bundle import Bundle
 from service.repository.statistics import VersionStatistics
 from service.tensors import Arrays
 from service.threads import BoundedThreads
+from service.tracing import current
 
 T = TypeVar("T")
 
@@ -77,6 +78,8 @@ class Model(ABC):
 
         Until it ends the model is not let go, whatever takes its place.
         """
+        if (traced := current.get()) is not None:
+            traced.addresses(self.name, self.version)
         started = time.perf_counter()
         self._begun += 1
         self._nothing_begun.clear()
@@ -136,8 +139,7 @@ class Model(ABC):
 
     def observe(self, answer: Answer) -> None:
         """Count an answered request: its rows, how long it waited, what its batch took."""
-        self.metrics.queue_seconds.observe(answer.queue_s)
-        self._statistics.count_answer(answer, self._rows(answer.outputs))
+        self._count_answer(answer, self._rows(answer.outputs))
 
     @property
     @abstractmethod
@@ -171,6 +173,19 @@ class Model(ABC):
     @abstractmethod
     async def _close(self, *, at_once: bool) -> None:
         """Take nothing more, and end when what was accepted is finished; `at_once`: it has had its time."""
+
+    def _count_answer(self, answer: Answer, rows: int) -> None:
+        self.metrics.queue_seconds.observe(answer.queue_s)
+        self._statistics.count_answer(answer, rows)
+        if (traced := current.get()) is not None:
+            joined_at = answer.queued_at + answer.queue_s
+            traced.answered(
+                queued_at=answer.queued_at,
+                joined_at=joined_at,
+                ended_at=joined_at + answer.compute_s if answer.ended_at is None else answer.ended_at,
+                run_s=answer.infer_s,
+                rows=answer.batch_rows,
+            )
 
     def _count_step(self, step: StepReport) -> None:
         """Count a run of a graph that is run once a token."""

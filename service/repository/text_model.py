@@ -126,8 +126,7 @@ class TextModel(Model):
     def count(self, generation: Generation) -> Timings:
         """Count an answered request, one row for each of its texts."""
         timings = self._count_first_token(generation)
-        self.metrics.queue_seconds.observe(timings.queue_s)
-        self._statistics.count_answer(answer_of(timings, {}), generation.texts)
+        self._count_answer(answer_of(timings, {}), generation.texts)
         return timings
 
     @property
@@ -172,7 +171,15 @@ def texts_as_tensors(file: str) -> Graph:
 
 def answer_of(timings: Timings, outputs: Arrays) -> Answer:
     """An answer with the time that it took: all runs that it was part of, and how many texts shared them."""
-    return Answer(outputs, timings.queue_s, timings.run_s, round(timings.rows), infer_s=timings.run_s)
+    return Answer(
+        outputs,
+        timings.queue_s,
+        timings.run_s,
+        round(timings.rows),
+        infer_s=timings.run_s,
+        queued_at=timings.queued_at,
+        ended_at=timings.ended_at,
+    )
 
 
 def _never() -> None:

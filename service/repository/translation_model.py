@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from service.batching.beams import Hypothesis
@@ -43,6 +44,8 @@ class _Sentence:
     """One sentence's translations, and where the time went."""
 
     hypotheses: Sequence[Hypothesis]
+    queued_at: float
+    ended_at: float
     queue_s: float
     read_s: float
     runs: Runs
@@ -146,8 +149,7 @@ class TranslationModel(Model):
 
     def count(self, translations: Translations, texts: int) -> None:
         """Count an answered request, one row for each of its texts."""
-        self.metrics.queue_seconds.observe(translations.answer.queue_s)
-        self._statistics.count_answer(translations.answer, texts)
+        self._count_answer(translations.answer, texts)
 
     def submit(
         self,
@@ -230,7 +232,8 @@ class TranslationModel(Model):
             if not group.done:
                 self._stepper.cancel(group)
             self._room.set()
-        return _Sentence(found(group), group.joined_at - group.enqueued_at, group.read_s, group.runs)
+        queued_at = group.enqueued_at
+        return _Sentence(found(group), queued_at, group.ended_at, group.joined_at - queued_at, group.read_s, group.runs)
 
     async def _answer(self, texts: Sequence[str], parameters: Mapping[str, Any], deadline: float | None) -> Answer:
         is_heavy = self.task.is_heavy(texts)
@@ -240,8 +243,7 @@ class TranslationModel(Model):
         finish = partial(self.task.put_together, request, translations.found)
         translated = await self.offload(finish) if is_heavy else finish()
         outputs: Arrays = {TEXT_OUTPUT: np.array([one.text for one in translated], object)}
-        answer = translations.answer
-        return Answer(outputs, answer.queue_s, answer.compute_s, answer.batch_rows, infer_s=answer.infer_s)
+        return msgspec.structs.replace(translations.answer, outputs=outputs)
 
     async def _close(self, *, at_once: bool) -> None:
         self._draining = True
@@ -259,10 +261,18 @@ class TranslationModel(Model):
 def _answer_of(sentences: Sequence[_Sentence]) -> Answer:
     """The time of the sentence that waited least, and of the one that took longest."""
     if not sentences:
-        return Answer({}, 0.0, 0.0, 0)
+        return Answer({}, 0.0, 0.0, 0, queued_at=time.monotonic())
     total = Runs()
     for one in sentences:
         total = total.and_also(one.runs)
     compute_s = max(one.read_s + one.runs.seconds for one in sentences)
     rows = total.rows / max(1, total.count)
-    return Answer({}, min(one.queue_s for one in sentences), compute_s, round(rows), infer_s=compute_s)
+    return Answer(
+        {},
+        min(one.queue_s for one in sentences),
+        compute_s,
+        round(rows),
+        infer_s=compute_s,
+        queued_at=min(one.queued_at for one in sentences),
+        ended_at=max(one.ended_at for one in sentences),
+    )

@@ -56,6 +56,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "drain_timeout_s": ("7.5", 7.5),
     "access_log": ("1", True),
     "log_level": ("debug", "debug"),
+    "tracing": ("otlp", "otlp"),
 }
 BAD_VALUES = {
     "port": ["-1", "65536", "http", ""],
@@ -95,6 +96,7 @@ BAD_VALUES = {
     "drain_timeout_s": ["-1"],
     "access_log": ["perhaps"],
     "log_level": ["loud"],
+    "tracing": ["on", ""],
 }
 
 

@@ -26,12 +26,17 @@ from service.protocols.open_inference.grpc.errors import (
 )
 from service.security.access import Access, Grant, presented
 from service.security.keys import Scope
+from service.tracing import TRACEPARENT, Traced, Tracing
 
 logger = logging.getLogger(__name__)
 access = logging.getLogger("inferd.access")
 
 PROTOCOL = "grpc"
 """What metrics call it."""
+
+_SERVICE = "inference.GRPCInferenceService"
+_FAULTS = {StatusCode.INTERNAL, StatusCode.UNAVAILABLE, StatusCode.UNIMPLEMENTED, StatusCode.DEADLINE_EXCEEDED}
+"""What is the server's fault, by OpenTelemetry's conventions."""
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
@@ -104,13 +109,23 @@ class Calls:
         access: who may do what.
         max_message_bytes: how large a message may be.
         access_log: whether every call is logged, or only those that fail by our fault.
+        tracing: what makes a span of every call, if anything does.
     """
 
-    def __init__(self, metrics: Metrics, access: Access, *, max_message_bytes: int, access_log: bool) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        access: Access,
+        *,
+        max_message_bytes: int,
+        access_log: bool,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._metrics = metrics
         self._access = access
         self._max_message_bytes = max_message_bytes
         self._access_log = access_log
+        self._tracing = tracing
         self._answering = asyncio.Event()
         self._answering.set()
 
@@ -172,6 +187,7 @@ class Calls:
         )
         identity = identity_of(call.text("x-request-id"))
         request_id.set(identity)  # each call has a context of its own, so nothing needs to be put back
+        traced = None if self._tracing is None else self._tracing.begin(call.text(TRACEPARENT), identity)
         call.trailers.append(("x-request-id", identity))
         code = StatusCode.INTERNAL
         try:
@@ -196,6 +212,8 @@ class Calls:
             self._metrics.count_request(PROTOCOL, code.name)
             if self._access_log or code is StatusCode.INTERNAL:
                 _log(method, code, time.perf_counter() - started, call.key)
+            if traced is not None:
+                _end(traced, method, code)
 
 
 def parse(request_type: type[M], body: bytes) -> M:
@@ -223,6 +241,13 @@ def _key_in(call: Call) -> bytes | None:
 
 def _bytes(text: str | None) -> bytes | None:
     return None if text is None else text.encode(errors="surrogatepass")
+
+
+def _end(traced: Traced, method: str, code: StatusCode) -> None:
+    """End the span of a call; the names are OpenTelemetry's conventions."""
+    name = f"{_SERVICE}/{method}"
+    attributes = {"rpc.system.name": "grpc", "rpc.method": name, "rpc.response.status_code": code.name}
+    traced.end(name, attributes, error=code.name if code in _FAULTS else None)
 
 
 def _log(method: str, code: StatusCode, seconds: float, key: str | None) -> None:
