@@ -39,6 +39,8 @@ MOST_HEADERS = 256
 MOST_PIPELINED = 64
 """Requests of one connection that wait for the one before."""
 
+_OF_UPGRADES = (b"connection", b"upgrade", b"http2-settings")
+
 _CROWDED, _ROOMY = 0.95, 0.85
 """Above this share of the most connections those that have waited for longest are closed, down to that share."""
 _PROGRESS_BYTES = 16 * 1024
@@ -94,6 +96,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unread = 0
         self._received = 0  # of a head or a body that is not complete
         self._chunk = 0
+        self._upgrades = False
         self.is_lost = False
         self.ends_with: set[asyncio.Future[Any]] = set()
         super().connection_made(TogetherTransport(transport, self.loop.call_soon))
@@ -116,9 +119,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         before, self._chunk = self.scope, len(data)
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # nothing is upgraded to: it is answered as what it also is, a request
+            self._parse(data)
         except httptools.HttpParserError as error:
             if not isinstance(error.__context__, _Refused):
                 self.refuse(400, f"this can't be read as HTTP/1.1: {error}")
@@ -138,8 +139,38 @@ class BoundedProtocol(HttpToolsProtocol):
                     f"transfer adds to the body, and a request {MOST_HEADERS} headers, with those that come last",
                 )
 
+    def _parse(self, data: bytes) -> None:
+        """Parse what has come. Nothing is upgraded to: a request that asks for it is answered as what it also is."""
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if not self._upgrades:
+                    return  # CONNECT, whose answer is the last
+                self._begin_again()
+                data = data[upgrade.args[0] :]
+            else:
+                return
+
+    def _begin_again(self) -> None:
+        """Have a head read as if it asked for no upgrade: else the parser takes what follows for another protocol.
+
+        Java's client offers HTTP/2 with its first request, whatever it is, and that may well have a body.
+        """
+        self._upgrades = False
+        closes = any(name == b"connection" and b"close" in value.lower() for name, value in self.headers)
+        headers = [(name, value) for name, value in self.headers if name not in _OF_UPGRADES]
+        if closes:
+            headers.append((b"connection", b"close"))
+        line = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.feed_data(line + b"".join(b"%b: %b\r\n" % header for header in headers) + b"\r\n")
+
     def on_headers_complete(self) -> None:
         """Check the head, and answer its request."""
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._upgrades = True
+            return
         if self._received + self._chunk > self.limits.max_head_bytes:  # with what has come behind it
             head = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if head > self.limits.max_head_bytes:
@@ -157,6 +188,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._received = 0
         self.scope[CONNECTION] = self  # type: ignore[literal-required] # a scope may have keys of a server's own
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The request is complete, unless its head is read again."""
+        if not self._upgrades:
+            super().on_message_complete()
 
     def resume_writing(self) -> None:
         """The client has read most of what it had not."""
@@ -180,7 +216,8 @@ class BoundedProtocol(HttpToolsProtocol):
             answer = True
         else:
             answer = not (cycle.response_started or self.pipeline or self._is_in_head())
-            # Whoever makes an answer finds that there is nobody to take it.
+            # Whoever makes an answer finds that there is nobody to take it, or to be told to go on.
+            cycle.waiting_for_100_continue = False
             cycle.disconnected = True
             cycle.message_event.set()
         if answer:

@@ -244,6 +244,46 @@ def test_what_is_no_http_is_told_so() -> None:
     run(main)
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_request_that_offers_another_protocol_is_answered_with_its_body(at_once: bool) -> None:
+    head = (
+        b"POST / HTTP/1.1\r\nhost: x\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n"
+        b"http2-settings: AAEAAEAA\r\ncontent-length: 5\r\n\r\n"
+    )
+
+    async def main() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            for piece in (
+                [head + b"hello" + head + b"again"] if at_once else [head, b"hel", b"lo", head[:50], head[50:]]
+            ):
+                client.send(piece)
+                await asyncio.sleep(0)
+            assert await client.answer() == (200, b"5 bytes")
+            if not at_once:
+                client.send(b"again")
+            assert await client.answer() == (200, b"5 bytes")
+            client.send(head.replace(b"Upgrade, HTTP2-Settings", b"upgrade, close") + b"hello")
+            assert await client.answer() == (200, b"5 bytes")
+            assert await client.reader.read() == b""
+
+    run(main)
+
+
+def test_who_is_refused_is_not_told_to_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            client.send(
+                b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ntransfer-encoding: chunked\r\n\r\nno size\r\n"
+            )
+            status, _ = await client.refusal()
+            assert status == 400
+            assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+    run(main)
+
+
 def test_who_is_slow_with_a_head_is_refused() -> None:
     async def main() -> None:
         async with serving() as served:
