@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -20,10 +21,10 @@ from tests.fuzz.playing import HANG_S, Finding, Target
 _DEFECTS: Final = (
     grpc.StatusCode.INTERNAL,
     grpc.StatusCode.UNKNOWN,
-    grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DATA_LOSS,
 )
 _SILENCE_S: Final = 0.01
+_BEGINS_ANEW_S: Final = 2.0
 _STREAM: Final = "ModelStreamInfer"
 _METHODS: Final = tuple(one.name for one in SERVICE.methods)
 
@@ -170,7 +171,19 @@ class Calls:
         self._channel = grpc.insecure_channel(target.grpc, options=[("grpc.use_local_subchannel_pool", 1)])
 
     def attempt(self, case: Case, number: int) -> str:
-        """Make a call, or open a bare connection."""
+        """Make a call, or open a bare connection.
+
+        One of the bare ones may end gRPC's server, which begins anew. What was under way at that moment is tried again.
+        """
+        outcome = self._attempt(case, number)
+        if outcome == grpc.StatusCode.UNAVAILABLE.name:
+            time.sleep(_BEGINS_ANEW_S)
+            outcome = self._attempt(case, number)
+            if outcome == grpc.StatusCode.UNAVAILABLE.name:
+                raise Finding(f"{case[0]}: nobody answers", b"".join(case[1]))
+        return outcome
+
+    def _attempt(self, case: Case, number: int) -> str:
         method, messages, metadata = case
         if not method:
             return self._converse(messages[0])

@@ -6,6 +6,7 @@ import re
 import select
 import socket
 import time
+from contextlib import suppress
 from typing import Final
 
 from hypothesis import strategies as st
@@ -58,6 +59,8 @@ _PIECES: Final = (
 _STATUS: Final = re.compile(rb"HTTP/1\.1 (\d{3}) [A-Za-z]")
 _LIVE: Final = b'{"live":true}'
 _SILENCE_S: Final = 0.05
+_LIMITS_S: Final = 10.0
+"""In so long a request has failed that is not complete, by the limits of `served.SETTINGS`, even if time is scarce."""
 _MOST_WAITING: Final = 200
 
 
@@ -80,7 +83,7 @@ class RawHttp:
     """Bytes on a connection, and behind them a plain request: it is answered, or the connection ends, sooner or later.
 
     Where nothing comes for a moment, the server may be waiting for the rest of a request. Such connections are kept
-    until they end, which the server's own limits see to.
+    until the server's own limits must have ended that; one that is still open then is idle, and answers.
     """
 
     def __init__(self, target: Target) -> None:
@@ -142,17 +145,21 @@ class RawHttp:
 
     def _wait_for(self, one: tuple[socket.socket, bytes, bytes, float]) -> None:
         connection, sent, received, since = one
-        with connection:
-            connection.settimeout(max(1.0, since + HANG_S - time.monotonic()))
-            try:
-                while some := connection.recv(2**16):
+        with connection, suppress(ConnectionError):
+            while time.monotonic() < since + _LIMITS_S:
+                connection.settimeout(max(0.1, since + _LIMITS_S - time.monotonic()))
+                with suppress(TimeoutError):
+                    if not (some := connection.recv(2**16)):
+                        break
                     received += some
-            except ConnectionError:
-                pass
-            except TimeoutError as error:
-                raise Finding(
-                    f"the connection is still open after {HANG_S:g} s; received {received!r}", sent
-                ) from error
+            else:
+                connection.settimeout(HANG_S)
+                connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n")
+                try:
+                    while not received.endswith(_LIVE) and (some := connection.recv(2**16)):
+                        received += some
+                except TimeoutError as error:
+                    raise Finding(f"the connection is open and deaf; received {received!r}", sent) from error
         _outcome(received, sent, "closed")
 
 

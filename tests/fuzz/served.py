@@ -120,7 +120,7 @@ class GoodRequests:
                 pb.ModelInferResponse.FromString,
             )
             try:
-                answer = call(request, 30)
+                answer = call(request, 30, wait_for_ready=True)
             except grpc.RpcError as error:
                 return str(error)
         return np.array_equal(np.frombuffer(answer.raw_output_contents[0], "<f4"), [1, 2, 3])
