@@ -31,7 +31,9 @@ class TogetherTransport(asyncio.Transport):
         self.resume_reading = transport.resume_reading  # type: ignore[method-assign]
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send `data`, a head a little later."""
+        """Send `data`, a head a little later; nothing if the connection ends: whoever answers may not know it yet."""
+        if self._transport.is_closing():
+            return
         head = self._head
         if head is not None:
             self._head = None

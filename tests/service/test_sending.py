@@ -134,3 +134,15 @@ def test_all_else_is_asked_of_the_transport_itself(run: Run) -> None:
         assert transport.is_reading()
 
     run(test)
+
+
+def test_what_is_sent_on_a_connection_that_has_ended_is_dropped(run: Run) -> None:
+    async def test(transport: TogetherTransport, reader: asyncio.StreamReader) -> None:
+        transport.close()
+        transport.write(HEAD)
+        transport.write(b"body")
+        assert await reader.read() == b""
+        transport.write(HEAD)  # by now it is closed for good
+        transport.write(b"body")
+
+    run(test)
