@@ -39,11 +39,11 @@ from tests.fuzz.texts import Texts
 PLAYERS: Final = 2
 MOST_FINDINGS: Final = 10
 
-
 _OF_GRPC: Final = re.compile(
-    r"^\{'message': [\"'][EWI]\d{4} |cygrpc.*codec can't decode|never retrieved.*UnicodeDecodeError.*/"
+    r"^\{'message': [\"'][EWI]\d{4} |cygrpc.*(codec can't decode|Invalid encoding)|"
+    "never retrieved.*UnicodeDecodeError.*/"
 )
-"""What gRPC itself says of frames that it can't read, and of a path that ends its server, which then begins anew."""
+"""What gRPC itself says of frames that it can't read, and of a path that ends its server, which begins anew."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Schemathesis:
     def tally(self, findings: Findings) -> Tally:
         """Wait for its end, and read what it has to say."""
         try:
-            code = self._process.wait(max(10.0, self._began + self._seconds + 60 - time.monotonic()))
+            code = self._process.wait(max(10.0, self._began + self._seconds + 150 - time.monotonic()))
         except subprocess.TimeoutExpired:
             self.close()
             code = -1
@@ -200,7 +200,8 @@ class Fuzzing:
         self._log_read += len(entries)
         for entry in entries:
             if entry.get("level", "error") in ("error", "critical") and not _OF_GRPC.search(str(entry)):
-                self._findings.tell(when, f"the log says {entry}")
+                told = {**entry, "exception": str(entry.get("exception", ""))[-2500:]}
+                self._findings.tell(when, f"the log says {told}")
 
     def _spent(self, name: str, running: dict[Future[Played], str]) -> float:
         """What a fuzzer has had of the time, by its share; how much one that plays now takes is a guess."""

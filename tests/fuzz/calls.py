@@ -6,6 +6,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterable
+from random import Random
 from typing import Any, Final
 
 import grpc
@@ -15,7 +16,7 @@ from hypothesis.strategies import DrawFn
 from service.protocols.open_inference.grpc import open_inference_pb2 as pb
 from service.protocols.open_inference.grpc.errors import UNEXPECTED
 from service.protocols.open_inference.grpc.service import SERVICE
-from tests.fuzz.edits import Edit, edited, edits
+from tests.fuzz.edits import Edit, edited, edits, edits_by
 from tests.fuzz.playing import HANG_S, Finding, Target
 
 _DEFECTS: Final = (
@@ -164,11 +165,21 @@ class Calls:
     """Calls of every method."""
 
     cases = _cases()
+    variants = 9
 
     def __init__(self, target: Target) -> None:
         self._address = target.grpc
         self._name = target.name
         self._channel = grpc.insecure_channel(target.grpc, options=[("grpc.use_local_subchannel_pool", 1)])
+
+    def vary(self, case: Case, random: Random) -> Case:
+        """Edit a message."""
+        method, messages, metadata = case
+        if not messages:
+            return case
+        place = random.randrange(len(messages))
+        changed = [edited(one, edits_by(random)) if number == place else one for number, one in enumerate(messages)]
+        return method, changed, metadata
 
     def attempt(self, case: Case, number: int) -> str:
         """Make a call, or open a bare connection.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from io import BytesIO
+from random import Random
 from typing import Any, Final
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from PIL import Image
 
-from tests.fuzz.edits import changed, changes, edited, edits, odd, to_json
+from tests.fuzz.edits import changed, changes, edited, edits, edits_by, odd, to_json
 from tests.fuzz.playing import Target
 from tests.fuzz.wire import Client, post
 
@@ -87,6 +88,12 @@ class Files:
         self._name = target.name
 
     cases = _cases()
+    variants = 9
+
+    def vary(self, case: tuple[str, str, bytes], random: Random) -> tuple[str, str, bytes]:
+        """Edit the body."""
+        query, media_type, body = case
+        return query, media_type, edited(body, edits_by(random))
 
     def attempt(self, case: tuple[str, str, bytes], number: int) -> str:
         """Ask."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from random import Random
 from typing import Any, Final
 
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from tests.fuzz.edits import changed, changes, edited, edits, odd, to_json
+from tests.fuzz.edits import changed, changes, edited, edits, edits_by, odd, to_json
 from tests.fuzz.playing import Finding, Target
 from tests.fuzz.wire import Answer, Client, post
 
@@ -86,8 +87,11 @@ _AS_BINARY: Final[tuple[tuple[str, dict[str, Any], bytes], ...]] = (
 )  # fmt: skip
 
 
+Case = tuple[str, list[tuple[str, str]], bytes, bytes | None]
+
+
 @st.composite
-def _cases(draw: DrawFn) -> tuple[str, list[tuple[str, str]], bytes, bytes | None]:
+def _cases(draw: DrawFn) -> Case:
     """Path, headers, body; and the tensor that must come back, where that is known."""
     headers: list[tuple[str, str]] = []
     kind = draw(st.sampled_from(("json", "json", "binary", "edited", "edited", "alike", "packed", "any")))
@@ -132,8 +136,17 @@ class Infers:
         self._name = target.name
 
     cases = _cases()
+    variants = 9
 
-    def attempt(self, case: tuple[str, list[tuple[str, str]], bytes, bytes | None], number: int) -> str:
+    def vary(self, case: Case, random: Random) -> Case:
+        """Edit the body, or send another tensor."""
+        path, headers, body, tensor = case
+        if tensor is None:
+            return path, headers, edited(body, edits_by(random)), None
+        other = random.randbytes(random.choice((11, 12, 12, 12, 12)))
+        return path, headers, body[: len(body) - len(tensor)] + other, other
+
+    def attempt(self, case: Case, number: int) -> str:
         """Ask, and compare the answer where it is known."""
         path, headers, body, tensor = case
         request = post(path, body, ("x-request-id", f"{self._name}-{number}"), *headers)

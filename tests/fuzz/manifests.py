@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from pathlib import Path
+from random import Random
 from typing import Any, Final
 
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from service.repository.bundle import LoadOptions, load_bundle
 from service.repository.scan import BundleFolder
 from service.settings import Settings
 from tests.bundles import sign
-from tests.fuzz.edits import Change, Edit, changed, changes, edited, edits, to_json
+from tests.fuzz.edits import Change, Edit, changed, changes, edited, edits, edits_by, to_json
 from tests.fuzz.playing import Finding, Target
 
 LONGEST_S: Final = 10.0
@@ -46,6 +47,7 @@ class Manifests:
     """Bundles that are made and loaded here, in this process."""
 
     cases = _cases()
+    variants = 9
 
     def __init__(self, target: Target) -> None:
         self._options = LoadOptions.of(Settings(device="cpu", threads=1))
@@ -53,15 +55,21 @@ class Manifests:
         for name in SOURCES:
             shutil.copytree(target.bundles / name, self._folder / name)
 
+    def vary(self, case: Case, random: Random) -> Case:
+        """Edit the file besides."""
+        name, file, wanted, _ = case
+        return name, file, wanted, edits_by(random)
+
     def attempt(self, case: Case, _number: int) -> str:
         """Damage a bundle, load it, and mend it."""
         name, file, wanted, bytewise = case
         bundle = self._folder / name / "1"
         path = bundle / (MANIFEST_FILE if file == "read" else file)
         before = {one: one.read_bytes() for one in {path, bundle / MANIFEST_FILE}}
-        content = edited(before[path], bytewise)
+        content = before[path]
         if wanted:
-            content = to_json(changed(json.loads(before[path]), wanted))
+            content = to_json(changed(json.loads(content), wanted))
+        content = edited(content, bytewise)
         path.write_bytes(content)
         if file not in ("read", MANIFEST_FILE):
             sign(bundle)

@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any, Protocol
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
+from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 from hypothesis.strategies import SearchStrategy
 
@@ -57,6 +59,10 @@ class Fuzzer(Protocol):
     """Cases, and how one of them is tried."""
 
     cases: SearchStrategy[Any]
+    variants: int
+
+    def vary(self, case: Any, random: Random) -> Any:
+        """Make a variant of a case: so many of each are tried too, as most of the time goes into drawing cases."""
 
     def attempt(self, case: Any, number: int) -> str:
         """Try a case.
@@ -109,7 +115,7 @@ def play(make: Callable[[Target], Fuzzer], target: Target, *, seed: int, cases: 
 
     @seeded(seed)
     @settings(
-        max_examples=cases,
+        max_examples=max(1, cases // (1 + fuzzer.variants)),
         deadline=None,
         database=None,
         phases=(Phase.generate, Phase.shrink),
@@ -117,8 +123,14 @@ def play(make: Callable[[Target], Fuzzer], target: Target, *, seed: int, cases: 
         report_multiple_bugs=False,
         print_blob=False,
     )
-    @given(fuzzer.cases)
-    def try_one(case: Any) -> None:
+    @given(fuzzer.cases, st.integers(0, 2**32))
+    def try_one(case: Any, salt: int) -> None:
+        try_case(case)
+        random = Random(salt)  # noqa: S311 - cases, not secrets
+        for _ in range(fuzzer.variants):
+            try_case(fuzzer.vary(case, random))
+
+    def try_case(case: Any) -> None:
         nonlocal failed, number, until
         if time.monotonic() > until:
             return

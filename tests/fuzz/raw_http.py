@@ -7,12 +7,13 @@ import select
 import socket
 import time
 from contextlib import suppress
+from random import Random
 from typing import Final
 
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from tests.fuzz.edits import Edit, edited, edits
+from tests.fuzz.edits import Edit, edited, edits, edits_by
 from tests.fuzz.playing import HANG_S, Finding, Target
 from tests.fuzz.wire import ALLOWED_5XX
 
@@ -68,7 +69,7 @@ _MOST_WAITING: Final = 200
 def _cases(draw: DrawFn) -> list[bytes]:
     """What is sent, in pieces."""
     content = draw(st.sampled_from(_VALID))
-    places = st.lists(st.tuples(st.integers(0, 2**12), st.sampled_from(_PIECES)), max_size=3)
+    places = st.lists(st.tuples(st.integers(0, 2**12), st.sampled_from(_PIECES)), max_size=2)
     for place, piece in draw(places):
         lines = [found.end() for found in re.finditer(rb"\r\n", content)]
         at = lines[place // 2 % len(lines)] if lines and place % 2 else place % (len(content) + 1)
@@ -93,6 +94,15 @@ class RawHttp:
         self._waiting: list[tuple[socket.socket, bytes, bytes, float]] = []
 
     cases = _cases()
+    variants = 9
+
+    def vary(self, case: list[bytes], random: Random) -> list[bytes]:
+        """Edit the bytes, wherever they are cut, or cut them elsewhere."""
+        content = b"".join(case)
+        if random.random() < 0.8:
+            content = edited(content, edits_by(random))
+        cut = random.randrange(len(content) + 1)
+        return [content[:cut], content[cut:]]
 
     def attempt(self, case: list[bytes], number: int) -> str:
         """Send it, and a plain request behind it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any, Final
 from urllib.parse import quote_plus
 
@@ -76,6 +77,11 @@ class Texts:
         self._name = target.name
 
     cases = _cases()
+    variants = 0
+
+    def vary(self, case: Any, _random: Random) -> Any:
+        """There are no variants: drawing cases takes less than answering them."""
+        return case
 
     def attempt(self, case: tuple[str, list[tuple[str, str]], bytes], number: int) -> str:
         """Ask."""
