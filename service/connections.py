@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -80,6 +80,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1, within `limits`, which `bounded` sets for the connections of a server.
 
     Attributes:
+        when_lost: called when a connection has ended.
         doing: what its client was found at.
         since: from when on, on the event loop's clock.
         is_lost: whether the client has gone away,
@@ -87,6 +88,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """
 
     limits: ConnectionLimits
+    when_lost: Callable[[], object]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         """Take a connection, or refuse it where there are too many."""
@@ -111,6 +113,7 @@ class BoundedProtocol(HttpToolsProtocol):
         for one in tuple(self.ends_with):
             one.cancel()
         super().connection_lost(exc)
+        self.when_lost()
 
     def data_received(self, data: bytes) -> None:
         """Read what has come, and refuse what gets too large."""
@@ -296,9 +299,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self.refuse(431, f"the line and headers of a request may have {most} bytes together (INFERD_MAX_HEAD_BYTES)")
 
 
-def bounded(limits: ConnectionLimits) -> type[BoundedProtocol]:
-    """The protocol of a server whose connections have `limits`."""
-    return type("BoundedProtocol", (BoundedProtocol,), {"limits": limits})
+def bounded(limits: ConnectionLimits, when_lost: Callable[[], object] = bool) -> type[BoundedProtocol]:
+    """The protocol of a server whose connections have `limits`, and which wants to know when one has ended."""
+    return type("BoundedProtocol", (BoundedProtocol,), {"limits": limits, "when_lost": staticmethod(when_lost)})
 
 
 class Watched(Protocol):

@@ -67,7 +67,7 @@ class DrainingServer(uvicorn.Server):
                 app,
                 host=settings.host,
                 port=settings.port,
-                http=bounded(limits),
+                http=bounded(limits, self._tell_connections),
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -190,6 +190,11 @@ class DrainingServer(uvicorn.Server):
         loop = asyncio.get_running_loop()
         with contextlib.suppress(OSError):  # that client has gone again, or speaks no TLS
             await loop.connect_accepted_socket(self._protocol, connection, ssl=self._ssl)
+
+    def _tell_connections(self) -> None:
+        """Say to the other workers how many connections this one has, as one has ended."""
+        if self._acceptor:
+            self._acceptor.tell()
 
     def _protocol(self) -> asyncio.Protocol:
         """What uvicorn makes for each connection of its own."""

@@ -140,7 +140,6 @@ class Batcher:
         self._draining = False
         self._batches = self._failed_batches = self._rows = 0
         self._slowdown = 1.0
-        self._standing_since = 0.0  # when something came to wait that found nothing waiting
         self._last: _Batch | None = None  # that was followed by what waited for its end
 
     async def submit(self, inputs: Arrays, rows: int, deadline: float | None = None, priority: int = 0) -> Answer:
@@ -175,10 +174,7 @@ class Batcher:
         running_s_left = max(0.0, self._running.predicted_end - now) if self._running else 0.0
         rows_behind = sum(self._queued_rows[level:])
         queued_rows = sum(self._queued_rows)
-        if not queued_rows:
-            self._standing_since = now
-        standing_s = now - self._standing_since
-        admit(rows, queued_rows, running_s_left, self._profile, self._limits, rows_behind, self._slowdown, standing_s)
+        admit(rows, queued_rows, running_s_left, self._profile, self._limits, rows_behind, self._slowdown)
 
         future: asyncio.Future[Answer] = self._loop.create_future()
         waiting = Waiting(rows, now, deadline, layout(inputs) if self._batched else None)

@@ -3,9 +3,7 @@
 These functions see numbers (rows, times, limits) and return decisions; they read no clock, touch no event loop and
 keep nothing between calls, so that every rule of the queue can be tested without one. The rules are:
 
-- The queue is bounded by the *predicted* wait, because a row count says nothing about how long a model takes. A queue
-  that has not been empty for a while is no burst that will pass: more work comes than can be done, and if as much may
-  wait as in a burst, everybody waits for that long ever after. So less may wait then.
+- The queue is bounded by the *predicted* wait, because a row count says nothing about how long a model takes.
 - There is no artificial delay: when the runtime is idle and something waits, something runs.
 - Higher levels first, and within a level first come, first served. Who is first in that order is in the next batch, and
   no smaller request overtakes a larger one: only those that can't be joined with the batch are passed over.
@@ -40,13 +38,6 @@ NEARLY: Final = 0.95
 PRIORITY_LEVELS: Final = 3
 """Level 1 is served first."""
 DEFAULT_PRIORITY_LEVEL: Final = 2
-
-STANDING_AFTER_S: Final = 0.5
-"""When a queue that was never empty meanwhile is no burst any more."""
-STANDING_SHARE: Final = 0.2
-"""How much of the longest wait there may be then,"""
-STANDING_ROWS: Final = 64
-"""or that of so many rows, where this is longer: a slow model has as many callers as a fast one."""
 
 _WEIGHT: Final = 0.05
 _MOST_OF_ONE: Final = 10.0
@@ -176,7 +167,6 @@ def admit(
     limits: Limits,
     rows_behind: int = 0,
     slowdown: float = 1.0,
-    standing_s: float = 0.0,
 ) -> None:
     """Return if a new request may wait, and raise if not.
 
@@ -191,7 +181,6 @@ def admit(
         limits: what is allowed.
         rows_behind: how many of `queued_rows` wait at lower levels: they take room, but nobody waits for them.
         slowdown: how many times as long as `profile` says batches take now, with all that goes on beside them.
-        standing_s: for how long something has waited without a pause.
 
     Raises:
         BadInput: the request has no rows.
@@ -208,9 +197,6 @@ def admit(
 
     full = limits.full_rows
     full_batch_s = slowdown * profile.seconds(full)
-    most_s = limits.max_queue_s
-    if standing_s > STANDING_AFTER_S:
-        most_s = min(most_s, max(STANDING_SHARE * most_s, STANDING_ROWS / full * full_batch_s))
 
     def seconds_until_started(first_rows: int) -> float:
         return running_s_left + (first_rows - 1) // full * full_batch_s
@@ -222,14 +208,14 @@ def admit(
         if rest and rest + rows > full:
             wait_s += slowdown * profile.seconds(rest)
         # Nothing is in front of the request once those have started, so it fits then at the latest.
-        fits_after_s = min(wait_s - most_s, seconds_until_started(rows_ahead))
+        fits_after_s = min(wait_s - limits.max_queue_s, seconds_until_started(rows_ahead))
 
     rows_over = queued_rows + rows - limits.max_queue_rows
     if rows_over > 0:
         message = f"the queue is full: {queued_rows} rows wait, and {limits.max_queue_rows} may"
         fits_after_s = max(fits_after_s, seconds_until_started(rows_over))
-    elif wait_s > most_s:
-        message = f"the queue is full: the predicted wait is {wait_s:.3g} s, and may be {most_s:.3g} s"
+    elif wait_s > limits.max_queue_s:
+        message = f"the queue is full: the predicted wait is {wait_s:.3g} s, and may be {limits.max_queue_s:.3g} s"
     else:
         return
     raise Overloaded(message, retry_after_s=max(fits_after_s, SHORTEST_RETRY_S))

@@ -153,7 +153,7 @@ class Acceptor:
 
     def start(self) -> None:
         """Take connections from now on, unless `stop` was quicker."""
-        self._tell()
+        self.tell()
         for listener in self.listeners:
             self._resume(listener)
 
@@ -196,7 +196,7 @@ class Acceptor:
         task.add_done_callback(self._opened)
         if self._counts:
             self._counts.took()
-            self._tell()
+            self.tell()
         return True
 
     def _opened(self, task: asyncio.Task[object]) -> None:
@@ -207,14 +207,14 @@ class Acceptor:
                 raise error
             logger.debug("a connection came to nothing: %s", error)
 
-    def _tell(self) -> None:
-        """Say how many connections there are."""
+    def tell(self) -> None:
+        """Say how many connections there are: when one has come, and also when one has gone."""
         if self._counts and not self._stopped:
             self._counts.put(self._open_connections() + len(self._opening))
 
     def _is_ahead(self) -> bool:
         """Say how many there are; whether the next one is for another process."""
-        self._tell()
+        self.tell()
         return self._counts is not None and self._counts.is_ahead()
 
     def _may_yield(self, listener: socket.socket) -> bool:

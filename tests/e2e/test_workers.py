@@ -5,10 +5,11 @@ import json
 import os
 import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -171,3 +172,20 @@ def test_metrics_on_a_port_of_their_own_are_those_of_both_workers(tmp_path: Path
             text = connection.getresponse().read().decode()
         assert 'inferd_model_ready{model="swap",version="1"} 1.0' in text
         assert "inferd_workers 2.0" in text
+
+
+def test_connections_that_come_at_once_are_shared_also_after_others_have_gone(server: Server) -> None:
+    request = b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n"
+    for _ in range(3):
+        before = reached(server)
+        with ExitStack() as opened:
+            sockets = [
+                opened.enter_context(socket.create_connection(("127.0.0.1", server.port), 30)) for _ in range(32)
+            ]
+            for one in sockets:
+                one.sendall(request)
+            for one in sockets:
+                assert one.recv(1000).startswith(b"HTTP/1.1 200")
+            gained = [now - then for now, then in zip(reached(server), before, strict=True)]
+        assert sum(gained) >= 32
+        assert min(gained) >= 10, gained

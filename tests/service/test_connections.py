@@ -103,11 +103,12 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(**changes: Any) -> AsyncIterator[Served]:
+async def serving(*, when_lost: Callable[[Served], object] | None = None, **changes: Any) -> AsyncIterator[Served]:
     limits = replace(LIMITS, **changes)
     answers = Answers()
+    http = bounded(limits, (lambda: when_lost(served)) if when_lost else bool)
     server = uvicorn.Server(
-        uvicorn.Config(answers, port=0, http=bounded(limits), log_config=None, lifespan="off", access_log=False)
+        uvicorn.Config(answers, port=0, http=http, log_config=None, lifespan="off", access_log=False)
     )
     config = server.config
     config.load()
@@ -171,6 +172,21 @@ def test_a_long_body_behind_a_short_head_is_no_long_head() -> None:
             assert await client.answer() == (200, b"200000 bytes")
 
     run(main)
+
+
+def test_whoever_wants_to_know_is_told_when_a_connection_has_ended() -> None:
+    counted: list[int] = []
+
+    async def main() -> None:
+        async with serving(when_lost=lambda served: counted.append(len(served.connections))) as served:
+            clients = [await served.connect() for _ in range(3)]
+            await served.until(lambda: len(served.connections) == 3)
+            for client in clients:
+                client.writer.close()
+            await served.until(lambda: not served.connections)
+
+    run(main)
+    assert sorted(counted) == [0, 1, 2]
 
 
 def test_a_long_url_and_many_headers_are_refused() -> None:

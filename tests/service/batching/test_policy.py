@@ -179,31 +179,6 @@ def test_the_slowdown_follows_what_batches_take_and_no_single_one() -> None:
     assert slowdown == pytest.approx(0.5, rel=0.02)
 
 
-def test_where_something_always_waits_less_may_wait() -> None:
-    quick = LatencyProfile(((8, 0.008),))
-    limits = Limits(max_batch_rows=8, max_queue_rows=10_000, max_queue_s=1.0)
-    for queued, standing_s, fits in ((900, 0.4, True), (1100, 0.4, False), (180, 0.6, True), (300, 0.6, False)):
-        if fits:
-            admit(1, queued, 0.0, quick, limits, standing_s=standing_s)
-            continue
-        with pytest.raises(Overloaded) as refused:
-            admit(1, queued, 0.0, quick, limits, standing_s=standing_s)
-        most_s = 1.0 if standing_s < 0.5 else 0.2
-        assert f"may be {most_s:g} s" in str(refused.value)
-        assert refused.value.retry_after_s == pytest.approx(queued // 8 * 0.008 - most_s, abs=0.02)
-
-
-def test_a_slow_model_keeps_as_many_callers_as_a_quick_one() -> None:
-    slow = LatencyProfile(((1, 0.01),))
-    limits = Limits(max_batch_rows=1, max_queue_rows=10_000, max_queue_s=1.0)
-    admit(1, 64, 0.0, slow, limits, standing_s=10.0)
-    with pytest.raises(Overloaded, match=r"may be 0\.64 s"):
-        admit(1, 70, 0.0, slow, limits, standing_s=10.0)
-    slower = LatencyProfile(((1, 0.1),))
-    with pytest.raises(Overloaded, match="may be 1 s"):  # never more than for a burst
-        admit(1, 11, 0.0, slower, limits, standing_s=10.0)
-
-
 # When to give up
 
 
