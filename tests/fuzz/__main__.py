@@ -163,6 +163,7 @@ class Fuzzing:
         self._findings = findings
         self._seed = seed
         self._begun: Counter[str] = Counter()
+        self._names: dict[Future[Played], str] = {}
         self._good = GoodRequests(server)
         self._log_read = 0
 
@@ -215,19 +216,21 @@ class Fuzzing:
         scratch.mkdir()
         target = Target(self._server.port, self._server.grpc, self._folder / "sources", scratch, scratch.name)
         kind = KINDS[name]
-        return players.submit(play, kind.make, target, seed=seed, cases=kind.cases, until=until)
+        round_ = players.submit(play, kind.make, target, seed=seed, cases=kind.cases, until=until)
+        self._names[round_] = scratch.name
+        return round_
 
     def _end(self, name: str, round_: Future[Played]) -> bool:
         """Count what came of a round; whether others can follow."""
         try:
             played = round_.result()
         except BrokenProcessPool as error:
-            self._findings.tell(name, f"the process that played it has ended: {error}")
+            self._findings.tell(self._names[round_], f"the process that played it has ended: {error}")
             return False
         self.tallies[name].add(played)
         for finding in played.findings:
-            self._findings.add(f"{name}-seed-{self._seed}", finding)
-        self.check(name)
+            self._findings.add(self._names[round_], finding)
+        self.check(self._names[round_])
         return self._findings.count < MOST_FINDINGS
 
 
@@ -278,7 +281,7 @@ def main() -> int:
             findings.tell("the end", f"the server ended with {code}")
     print(f"\n{table(fuzzing.tallies)}\n\n{time.monotonic() - began:.0f} s; {findings.count or 'nothing'} found")
     if findings.count:
-        print(f'again: make fuzz ARGS="--seed {seed}", with --only and the name of a fuzzer for that one alone')
+        print('a round again: make fuzz ARGS="--only NAME --seed SEED --rounds 1", by the name that is NAME-SEED')
     else:
         shutil.rmtree(folder)
     return 1 if findings.count else 0
