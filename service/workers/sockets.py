@@ -22,6 +22,8 @@ _NO_SUCH_ADDRESS = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 _YIELDS_S = 0.02
 """How long a connection is left to processes that have fewer, at first."""
 _LOOK_AGAIN_S = 0.001
+_BUSY_FOR_S = 0.5
+"""For so long it is remembered that nobody took a connection: who was busy then may not be any more."""
 _MOST_AT_ONCE = 32
 _NO_MORE_FILES_S = 0.5
 """How long to wait after the process could open no more connections."""
@@ -100,7 +102,8 @@ class _Yielding:
     """That connections are left to others.
 
     Attributes:
-        patience_s: for how long; less each time that nobody took one.
+        patience_s: for how long; less each time that nobody took one,
+        lost_at: which was at this time last.
         until: when the one that waits is taken in any case.
         looked_at: when it waited still.
     """
@@ -108,6 +111,7 @@ class _Yielding:
     patience_s: float = _YIELDS_S
     until: float = -math.inf
     looked_at: float = -math.inf
+    lost_at: float = -math.inf
 
 
 class Acceptor:
@@ -222,11 +226,14 @@ class Acceptor:
         yielding = self._yielding.setdefault(listener, _Yielding())
         now = self._loop.time()
         if now > yielding.looked_at + 5 * _LOOK_AGAIN_S:  # what was left then, others have taken
+            if now > yielding.lost_at + _BUSY_FOR_S:
+                yielding.patience_s = _YIELDS_S
             yielding.until = now + yielding.patience_s
         yielding.looked_at = now
         if now < yielding.until:
             return True
         yielding.looked_at = -math.inf
+        yielding.lost_at = now
         yielding.patience_s /= 2
         return False
 

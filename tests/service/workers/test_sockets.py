@@ -329,6 +329,24 @@ def test_a_connection_that_others_do_not_take_is_not_left_waiting() -> None:
     keeping(2, scenario)
 
 
+@pytest.mark.parametrize(("remembered_s", "patience_s"), [(60.0, 0.0025), (0.0, 0.01)], ids=["just now", "long ago"])
+def test_others_are_given_less_time_if_they_took_none_just_now(
+    monkeypatch: pytest.MonkeyPatch, remembered_s: float, patience_s: float
+) -> None:
+    monkeypatch.setattr("service.workers.sockets._BUSY_FOR_S", remembered_s)
+
+    async def scenario(keepers: Keepers) -> None:
+        one, other = keepers.all
+        other.counts.put(0)  # it hangs, say
+        one.acceptor.start()
+        for _ in range(4):  # the first of them is taken at once
+            await keepers.connect(1)
+        (yielding,) = one.acceptor._yielding.values()
+        assert yielding.patience_s == patience_s
+
+    keeping(2, scenario)
+
+
 def test_who_stops_leaves_its_share_to_others() -> None:
     async def scenario(keepers: Keepers) -> None:
         one, other = keepers.all
