@@ -43,16 +43,23 @@ class Counts:
         self._memory[-_NUMBER.size :] = _NUMBER.pack(self._own)
 
     def is_ahead(self) -> bool:
-        """Whether the next connection is for another: one with fewer, or with as many if this one took the last.
+        """Whether the next connection is for another: one with fewer, or with as many if this one took the last."""
+        own, fewest, last = self._look()
+        return fewest is not None and (fewest < own or (fewest == own and last == self._own))
 
-        Where there are many, one more or less makes no difference, and waiting for one's turn would: a lead of a
-        sixteenth is none.
+    def is_far_ahead(self) -> bool:
+        """Whether this one has so many more than another that it should not even take what has come with the last.
+
+        Where there are many, a lead of a sixteenth is none: it makes no difference, and waiting for one's turn would.
         """
+        own, fewest, _ = self._look()
+        return fewest is not None and fewest < own - own // _NO_LEAD
+
+    def _look(self) -> tuple[int, int | None, int]:
+        """How many this worker has and the fewest that another has, if there is one; who took the last."""
         *numbers, last = (number for (number,) in _NUMBER.iter_unpack(self._memory))
         own = numbers.pop(self._own)
-        fewest = min((number for number in numbers if number != _NOBODY), default=None)
-        lead = own // _NO_LEAD
-        return fewest is not None and (fewest < own - lead or (fewest == own and not lead and last == self._own))
+        return own, min((number for number in numbers if number != _NOBODY), default=None), last
 
     def close(self) -> None:
         """Let go of the memory."""

@@ -178,7 +178,7 @@ class Acceptor:
             self._loop.call_later(_LOOK_AGAIN_S, self._resume, listener)
             return
         for _ in range(_MOST_AT_ONCE):
-            if not self._accept_one(listener) or self._is_ahead():
+            if not self._accept_one(listener) or (self._counts and self._counts.is_far_ahead()):
                 return
 
     def _accept_one(self, listener: socket.socket) -> bool:

@@ -70,12 +70,16 @@ def test_one_that_is_alone_has_no_others() -> None:
 
 def test_where_there_are_many_a_lead_of_a_sixteenth_is_none(descriptor: int) -> None:
     first, second = Counts(descriptor, 0), Counts(descriptor, 1)
+    assert not first.is_far_ahead(), "there is no other"
     first.put(70)
-    for others, ahead in ((70, False), (66, False), (65, True)):
+    for others, far in ((70, False), (66, False), (65, True)):
         second.put(others)
-        first.took()
-        assert first.is_ahead() is ahead
-    assert not second.is_ahead()
+        assert first.is_far_ahead() is far
+        assert first.is_ahead() is (others < 70)
+    assert not second.is_far_ahead()
+    first.put(1)
+    second.put(0)
+    assert first.is_far_ahead(), "of few, one is a lead"
 
 
 def test_another_process_sees_what_is_written(descriptor: int) -> None:
