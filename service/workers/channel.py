@@ -196,7 +196,7 @@ def encode_error(error: InferdError) -> WireError:
     """Make of an error what can travel."""
     kind = next(one.__name__ for one in type(error).__mro__ if getattr(errors, one.__name__, None) is one)
     if isinstance(error, BundleRefused):
-        return WireError(BundleRefused.__name__, (error.file, error.problem))
+        return WireError(kind, (error.file, error.problem))
     return WireError(kind, (str(error),), error.retry_after_s if isinstance(error, Overloaded) else 0.0)
 
 

@@ -37,6 +37,7 @@ MEANT = {
     "RuntimeFailure": 500,
     "InferdError": 500,
     "BundleRefused": 400,
+    "Quarantined": 400,
 }
 
 
