@@ -16,11 +16,11 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.errors import BadInput, NotFound, NotReady
+from service.errors import BadInput, NotFound, NotReady, TooLarge
 from service.protocols.detection import Candidate, Detector
 from service.protocols.gate import admit_by
 from service.protocols.languages import name_of
-from service.protocols.requests import answer_headers, deadline_of, form_of, json_response, read_body
+from service.protocols.requests import answer_headers, deadline_of, form_of, json_response, parse_json, read_body
 from service.protocols.translations import translate
 from service.repository.repository import Repository
 from service.repository.translation_model import TranslationModel
@@ -145,8 +145,10 @@ async def _fields(request: Request, limit: int) -> Mapping[str, Any]:
     if media_type == "application/json" or media_type.endswith("+json"):
         body = await read_body(request, limit)
         try:
-            return _BODY.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            return parse_json(_BODY, body, "an object")
+        except TooLarge:
+            raise
+        except BadInput as error:
             raise BadInput("Invalid JSON format") from error
     async with form_of(request, limit, max_files=0, max_fields=16) as form:
         fields = {name: value for name, value in reversed(form.multi_items()) if isinstance(value, str)}
