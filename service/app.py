@@ -28,6 +28,7 @@ from service.protocols.gate import Gate, describe_keys
 from service.protocols.open_inference import generate, rest
 from service.protocols.open_inference.grpc.server import GrpcServer
 from service.protocols.shortcuts import Shortcuts
+from service.protocols.web import playground
 from service.repository.bundle import LoadOptions
 from service.repository.control import Control
 from service.repository.controller import Controller, ControlOptions
@@ -89,6 +90,7 @@ def create_app(
         decoding=BoundedThreads(decoders, max_pending=decoders * _DECODINGS_PER_THREAD, name="decode"),
         let_go_s=settings.let_go_timeout_s,
     )
+    metrics.watch_readiness(lambda: repository.is_ready)
     controller = None
     if control is None:
         trial = TrialProcess(python("trial"), settings, timeout_s=settings.load_timeout_s)
@@ -166,6 +168,7 @@ def create_app(
             max_body_bytes=limit,
             max_text_characters=settings.max_text_characters,
         ),
+        *([playground.router(repository, max_body_bytes=limit)] if settings.playground == "on" else []),
     ]
     for router in routers:
         app.include_router(router)

@@ -167,6 +167,11 @@ class Metrics:
         gauge = Gauge("inferd_quarantined_models", QUARANTINED, registry=self.registry)
         gauge.set_function(count)
 
+    def watch_readiness(self, is_ready: Callable[[], bool]) -> None:
+        """Show what `/health/ready` would answer, so that an alert can be made of it."""
+        gauge = Gauge("inferd_ready", "1 where every model answers and nothing ends.", registry=self.registry)
+        gauge.set_function(is_ready)
+
     def forget(self, model: str, version: int) -> None:
         """Drop the series of a model that serves no longer."""
         for metric in self._of_models:

@@ -16,6 +16,7 @@ _RUNNING_TOTALS = frozenset({"counter", "histogram", "summary"})
 
 _RULES: Mapping[str, Callable[[Sequence[float]], float]] = {
     "inferd_model_ready": min,
+    "inferd_ready": min,
     "inferd_build_info": max,
 }
 """How the values of several processes make one; what is not here is added up."""

@@ -31,6 +31,7 @@ NAMES = {
     "inferd_queue_depth": "gauge",
     "inferd_inflight": "gauge",
     "inferd_model_ready": "gauge",
+    "inferd_ready": "gauge",
     "inferd_quarantined_models": "gauge",
     "inferd_build_info": "gauge",
 }
@@ -80,6 +81,17 @@ def test_a_model_that_is_loaded_has_every_series_from_the_start(models: Path, se
         assert series[f'inferd_request_failures_total{{model="one",reason="{reason}",version="7"}}'] == 0
     for cause in CAUSES:
         assert series[f'inferd_batch_dispatch_total{{cause="{cause}",model="one",version="7"}}'] == 0
+
+
+def test_readiness_is_told_as_health_tells_it(models: Path, serve: Serve) -> None:
+    make_bundle(models)
+    client = serve(models=models)
+    assert (client.get("/health/ready").status_code, metrics(client)["inferd_ready"]) == (200, 1)
+    client.app.state.repository.begin_drain()
+    assert (client.get("/health/ready").status_code, metrics(client)["inferd_ready"]) == (503, 0)
+    truncate(make_bundle(models, "broken") / "model.onnx")
+    refusing = serve(models=models)
+    assert (refusing.get("/health/ready").status_code, metrics(refusing)["inferd_ready"]) == (503, 0)
 
 
 def test_what_is_asked_for_is_counted(models: Path, serve: Serve) -> None:

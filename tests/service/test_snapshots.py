@@ -135,6 +135,7 @@ def test_a_histogram_adds_up_bucket_by_bucket() -> None:
     [
         ("inferd_model_ready", [1, 1, 1], 1),
         ("inferd_model_ready", [1, 0, 1], 0),
+        ("inferd_ready", [1, 0, 1], 0),
         ("inferd_build_info", [1, 1, 1], 1),
         ("inferd_queue_depth", [3, 0, 4], 7),
     ],
@@ -146,8 +147,9 @@ def test_each_gauge_has_its_rule(name: str, values: Sequence[float], expected: f
 def test_the_rules_are_for_metrics_that_there_are() -> None:
     metrics = Metrics("1")
     metrics.bind("tiny", 1).ready.set(1)
+    metrics.watch_readiness(lambda: True)
     one = snapshot(metrics.registry)
-    for name in ("inferd_model_ready", "inferd_build_info"):
+    for name in ("inferd_model_ready", "inferd_ready", "inferd_build_info"):
         assert total(merged([one, one, one]), name) == 1
     assert {family.type for family in one} == {"counter", "gauge", "histogram"}
 
