@@ -15,6 +15,7 @@ InferdError
 ├── DeadlineExceeded            the caller's deadline passed before the model ran
 ├── Cancelled                   the caller went away before the answer
 ├── RuntimeFailure              the model itself failed on a well-formed request
+│   └── OutOfMemory             ... because it asked for more memory than the process may have
 └── BundleRefused               a model folder that must not be served, with file and reason
     └── Quarantined             ... because loading it ended the process, or took too long
 
@@ -121,6 +122,10 @@ class Cancelled(InferdError):
 
 class RuntimeFailure(InferdError):
     """The model failed while it ran."""
+
+
+class OutOfMemory(RuntimeFailure):
+    """The model asked for more memory than the process may have, and did not get it."""
 
 
 class BundleRefused(InferdError):

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import InferdError
+from service.errors import InferdError, OutOfMemory
 from service.manifest import BATCH, Graph, Tensor
 from service.tensors import DTYPES, Arrays
 
@@ -49,8 +49,12 @@ def find_example(
 
     Returns:
         Inputs that the graph has run on; or why there are none: what the graph said last, or that they were too large.
+
+    Raises:
+        OutOfMemory: it has run on none, and for some there was not the memory.
     """
     problem = f"all that was tried has over {_MOST_ELEMENTS} elements"
+    greedy: OutOfMemory | None = None
     started = clock()
     for count, (sizes, rank) in enumerate(_attempts(graph)):
         if count == _MOST_ATTEMPTS or clock() - started > _BUDGET_S:
@@ -65,10 +69,14 @@ def find_example(
         }
         try:
             run(example)
+        except OutOfMemory as error:
+            greedy = error
         except InferdError as error:
             problem = str(error)
         else:
             return example
+    if greedy:
+        raise greedy
     return problem
 
 
@@ -79,6 +87,9 @@ def influence(run: Run, graph: Graph, example: Arrays) -> str | None:
         run: the graph.
         graph: its tensors, the first axis of each the batch.
         example: at least two rows that differ.
+
+    Raises:
+        OutOfMemory: there is not the memory to run them.
     """
     rows = len(next(iter(example.values())))
     try:
@@ -94,6 +105,8 @@ def influence(run: Run, graph: Graph, example: Arrays) -> str | None:
                     )
                 if not _has_row(all_of_them, row, one, tensor.datatype):
                     return f"output {tensor.name!r} of a row depends on the rows beside it"
+    except OutOfMemory:
+        raise
     except InferdError as error:
         return str(error)
     return None

@@ -14,7 +14,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from service.errors import BundleRefused, InferdError, NotReady, RuntimeFailure
+from service.errors import BundleRefused, InferdError, NotReady, OutOfMemory, RuntimeFailure
 from service.manifest import FileEntry, Graph, Tensor
 from service.runtime.devices import CUDA
 from service.runtime.onnx_file import read_onnx
@@ -25,6 +25,9 @@ from service.tensors import DTYPES, Arrays
 logger = logging.getLogger(__name__)
 
 _BF16 = DTYPES["BF16"]
+
+_NO_MEMORY = ("Failed to allocate memory", "bad allocation", "bad_alloc")
+"""What ONNX Runtime says where it gets none: its classes of errors don't tell it."""
 
 
 class OnnxSession:
@@ -96,7 +99,7 @@ class OnnxSession:
             An array for each output.
 
         Raises:
-            RuntimeFailure: ONNX Runtime failed, or was ended.
+            RuntimeFailure: ONNX Runtime failed, or was ended; OutOfMemory if it got no more memory.
         """
         run = self._runs.begin() if self._runs else None
         options = run.options if run else None
@@ -114,7 +117,8 @@ class OnnxSession:
                 raise RuntimeFailure(
                     f"{self.graph.file}: the run was ended after {self._runs.longest_s:.3g} s, which is the limit"
                 ) from error
-            raise RuntimeFailure(f"{self.graph.file}: ONNX Runtime failed ({error})") from error
+            kind = OutOfMemory if _is_of_memory(error) else RuntimeFailure
+            raise kind(f"{self.graph.file}: ONNX Runtime failed ({error})") from error
         finally:
             if self._runs and run:
                 self._runs.end(run)
@@ -131,6 +135,11 @@ class OnnxSession:
                 raise BundleRefused(
                     self.graph.file, f"output {tensor.name!r} has the shape {shape}, and is declared as {tensor.shape}"
                 )
+
+
+def _is_of_memory(error: Exception) -> bool:
+    text = str(error)
+    return isinstance(error, MemoryError) or any(sign in text for sign in _NO_MEMORY)
 
 
 def _value(array: NDArray[Any]) -> ort.OrtValue:

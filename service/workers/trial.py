@@ -15,7 +15,7 @@ from typing import IO
 
 import msgspec
 
-from service.errors import BundleRefused, InferdError, Quarantined
+from service.errors import BundleRefused, InferdError, OutOfMemory, Quarantined
 from service.repository.placement import Tuning
 from service.repository.scan import BundleFolder
 from service.settings import Settings
@@ -110,11 +110,11 @@ def answer_trial(given: IO[bytes], taken: IO[bytes], make_try: Callable[[Setting
     for folder in order.folders:
         try:
             outcome = _Outcome(attempt(BundleFolder(folder.name, folder.version, Path(folder.path))))
-        except InferdError as error:
-            outcome = _Outcome(error=encode_error(error))
-        except MemoryError:
+        except (MemoryError, OutOfMemory):
             problem = "loading it takes more memory than it may have (INFERD_LOAD_MEMORY_BYTES)"
             outcome = _Outcome(error=encode_error(BundleRefused("trial", problem)))
+        except InferdError as error:
+            outcome = _Outcome(error=encode_error(error))
         except Exception:
             logger.exception("model %s version %d could not be loaded", folder.name, folder.version)
             outcome = _Outcome(error=encode_error(BundleRefused("bundle", "loading failed unexpectedly; see the log")))

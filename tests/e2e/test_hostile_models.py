@@ -124,12 +124,15 @@ def trial_of(server: Server) -> int:
     return found[0]
 
 
-def test_a_model_that_needs_more_memory_than_loading_may_take_has_no_run_and_harms_nobody(tmp_path: Path) -> None:
+def test_a_model_that_needs_more_memory_than_loading_may_take_is_refused_and_harms_nobody(tmp_path: Path) -> None:
     make_bare(tmp_path, "good")
     make_bare(tmp_path, "large", graph=large(2**30))
     with started(tmp_path, workers=2, load_memory_bytes=2**30) as server:
         wait_for(lambda: settled(server))
+        problem = "trial: loading it takes more memory than it may have (INFERD_LOAD_MEMORY_BYTES)"
+        assert listed(server) == {"good": ("READY", ""), "large": ("UNAVAILABLE", problem)}
         assert ask(server, "good")[0] == 200
+        assert ask(server, "large")[0] == 503
         assert server.metric("inferd_worker_restarts_total") == 0
 
 

@@ -35,6 +35,7 @@ MEANT = {
     "DeadlineExceeded": 504,
     "Cancelled": 499,
     "RuntimeFailure": 500,
+    "OutOfMemory": 500,
     "InferdError": 500,
     "BundleRefused": 400,
     "Quarantined": 400,

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.errors import BundleRefused
+from service.errors import BundleRefused, OutOfMemory
 from service.manifest import Manifest, read_file, read_manifest
 from service.repository.bundle import LoadOptions, load_bundle, verify_bundle
 from service.repository.scan import scan
@@ -250,8 +250,8 @@ def test_a_graph_whose_answers_are_not_as_it_declares_them_is_refused(models: Pa
     assert str(refusal(models)) == ("model.onnx: output 'y' has the shape (3, 6), and is declared as ('batch', 3)")
 
 
-def test_a_graph_that_fills_more_memory_than_there_is_can_serve_nobody_and_harms_nobody(models: Path) -> None:
-    """ONNX Runtime can't have it, and says so; how long it would run is not known then."""
+def test_a_graph_that_fills_more_memory_than_there_is_is_refused(models: Path) -> None:
     make_bare(models, graph=large(10**15))
     (folder,) = scan(models)
-    assert load_bundle(folder, OPTIONS).examples == {}
+    with pytest.raises(OutOfMemory, match="Failed to allocate memory"):
+        load_bundle(folder, OPTIONS)

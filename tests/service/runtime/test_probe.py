@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from service.errors import RuntimeFailure
+from service.errors import OutOfMemory, RuntimeFailure
 from service.manifest import Graph, Tensor
 from service.runtime.probe import ROWS, find_example, influence
 from service.runtime.session import OnnxSession
@@ -24,6 +24,9 @@ from tests.bundles import (
     sum_graph,
     tensor,
 )
+from tests.hostile_graphs import large
+
+X = Tensor(name="x", datatype="FP32", shape=("batch", "length"))
 
 
 def session_of(folder: Path, model: onnx.ModelProto) -> OnnxSession:
@@ -143,12 +146,39 @@ def test_nothing_huge_is_made_up_nor_is_there_an_end_to_no_trying() -> None:
     assert runs == 4  # a clock that ticks once a try, a budget of five, and one try that is too large
 
 
+def test_a_graph_that_got_no_memory_and_never_ran_is_told_apart(tmp_path: Path) -> None:
+    session = session_of(tmp_path, large(10**15))
+    with pytest.raises(OutOfMemory, match="Failed to allocate memory"):
+        find_example(session.run, session.graph)
+
+
+def test_one_that_gets_its_memory_with_smaller_inputs_has_an_example() -> None:
+    def run(inputs: Arrays) -> Arrays:
+        if inputs["x"].size > 10:
+            raise OutOfMemory("too much")
+        if inputs["x"].size > 1:
+            raise RuntimeFailure("takes one only")
+        return {}
+
+    found = find_example(run, Graph(file="model.onnx", inputs=(X,), outputs=(X,)), rows=1)
+    assert not isinstance(found, str)
+    assert found["x"].shape == (1, 1)
+
+
 # Rows
 
 
 @pytest.mark.parametrize("make", [sum_graph, lengths_graph, lookup_graph])
 def test_rows_that_are_independent_are_found_so(tmp_path: Path, make: Callable[[], onnx.ModelProto]) -> None:
     assert influence_in(tmp_path, make()) is None
+
+
+def test_rows_that_got_no_memory_together_are_not_taken_to_depend_on_each_other() -> None:
+    def run(inputs: Arrays) -> Arrays:
+        raise OutOfMemory("too much")
+
+    with pytest.raises(OutOfMemory):
+        influence(run, Graph(file="model.onnx", inputs=(X,), outputs=(X,)), {"x": np.zeros((2, 8), np.float32)})
 
 
 @pytest.mark.parametrize("datatype", DTYPES)
