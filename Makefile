@@ -14,6 +14,7 @@ DEV := .venv/dev/bin
 CLIENTS := .venv/clients/bin
 LOADTEST := .venv/loadtest/bin
 FUZZ := .venv/fuzz/bin
+CHART := .venv/chart/bin
 LOCK := .venv/lock/bin
 AUDITED := .venv/audit/bin
 PROTO := service/protocols/open_inference/grpc
@@ -94,9 +95,10 @@ image: ## build the container image inferd
 	@test -f Dockerfile || { echo "make image: there is no Dockerfile here yet; it comes with the container image" >&2; exit 1; }
 	docker build --tag inferd .
 
-chart: ## lint the Helm chart
-	@test -d helm/inferd || { echo "make chart: there is no helm/inferd here yet; it comes with the Helm chart" >&2; exit 1; }
-	helm lint helm/inferd
+# What can't be had here is skipped, and said at the end. nginx and Prometheus are started by the tests, on loopback only.
+chart: $(SERVE)/.ready $(CHART)/.ready ## check the Helm chart, its alerts and dashboard on real servers, and rollouts under load
+	@$(bring_nginx_and_prometheus)
+	$(CHART)/python -m pytest --confcutdir tests/deploy/chart tests/deploy/chart $(ARGS)
 
 # An x86-64 CPU with AVX2 and no VNNI: int8 arithmetic saturates there where a newer CPU's doesn't. What is taken off it
 # are features for operating systems, which qemu doesn't emulate and would warn of in every thread.
@@ -114,6 +116,7 @@ lock: $(LOCK)/.ready ## remake requirements/ from pyproject.toml (newest of all:
 	$(compile) pyproject.toml --extra loadtest --constraints requirements/serve.txt --output-file requirements/loadtest.txt
 	$(compile) --group clients --output-file requirements/clients.txt
 	$(compile) --group fuzz --output-file requirements/fuzz.txt
+	$(compile) --group chart --output-file requirements/chart.txt
 
 lock-compare: $(LOCK)/.ready ## remake the requirements of the servers that `make compare` compares
 	for peer in $(COMPARED); do \
@@ -137,6 +140,9 @@ $(LOADTEST)/.ready: requirements/loadtest.txt
 
 $(FUZZ)/.ready: requirements/fuzz.txt
 	$(call environment,fuzz,-r requirements/fuzz.txt)
+
+$(CHART)/.ready: requirements/chart.txt
+	$(call environment,chart,-r requirements/chart.txt)
 
 $(CLIENTS)/.ready: requirements/clients.txt
 	$(call environment,clients,-r requirements/clients.txt)
@@ -176,4 +182,11 @@ command -v qemu-x86_64 >/dev/null || { \
     echo "make test-emulated: needs qemu-x86_64 (Debian's package qemu-user)" >&2; exit 1; }; \
   apt-get -o DPkg::Lock::Timeout=300 update -qq && \
   DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends qemu-user >/dev/null; }
+endef
+
+define bring_nginx_and_prometheus
+command -v nginx >/dev/null && command -v promtool >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && { \
+  apt-get -o DPkg::Lock::Timeout=300 update -qq; \
+  DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends \
+    nginx-light prometheus >/dev/null; } || true; }
 endef

@@ -16,7 +16,8 @@ from service.app import create_app
 from service.settings import ENV_PREFIX, Settings
 from tests.bundles import make_bundle
 
-collect_ignore = ["clients"]  # they have an environment of their own, see `make test-clients`
+# They have environments of their own, see `make test-clients` and `make chart`.
+collect_ignore = ["clients", "deploy/chart"]
 
 # A slow machine is no defect of what is tested.
 hypothesis.settings.register_profile("inferd", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
