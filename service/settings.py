@@ -177,6 +177,7 @@ class Settings(BaseSettings):
     drain_timeout_s: float = Field(
         30.0, ge=0, description="After that, how long accepted requests may take before the process ends without them."
     )
+    playground: Literal["on", "off"] = Field("on", description="The page at `/` on which people try the models.")
     access_log: bool = Field(False, description="Log every request, not only those that fail by the server's fault.")
     tracing: Literal["off", "otlp"] = Field(
         "off", description="Spans of every request: `otlp` sends them to an OpenTelemetry collector, see `OTEL_*`."

@@ -25,11 +25,13 @@ _OPEN = frozenset(
         "/docs",
         "/docs/oauth2-redirect",
         "/openapi.json",
-        # and LibreTranslate's clients ask for languages without theirs.
+        # LibreTranslate's clients ask for languages without theirs,
         "/languages",
+        # and the playground asks for a key itself.
+        "/",
     }
 )
-_OPEN_BELOW = "/static-offline-docs/"
+_OPEN_BELOW = ("/static-offline-docs/", "/playground/static/")
 _MODEL_READY = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/ready")
 _CONTROL = "/v2/repository/models/"
 _METRICS = "/metrics"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.errors import BadInput, BundleRefused, RuntimeFailure
-from service.images import FORMATS, Picture, decode, open_picture
+from service.images import FORMATS, Picture, decode, decode_pixels, open_picture
 from service.manifest import ClassificationPostprocessing, ImagePreprocessing, Manifest
 from service.tasks.base import TaskLimits, parse_parameters
 from service.tasks.labels import read_labels
@@ -99,6 +99,15 @@ class ImageClassification:
         return {
             self._preprocessing.input: decode(request.picture, self._preprocessing, invert=request.parameters.invert)
         }
+
+    def seen(self, request: Request) -> NDArray[np.uint8]:
+        """The picture as the network is given it, before its numbers are normalised: (height, width, channels).
+
+        Raises:
+            BadInput: the pixels are truncated or broken.
+        """
+        pixels = decode_pixels(request.picture, self._preprocessing, invert=request.parameters.invert)
+        return pixels.transpose(1, 2, 0)
 
     def decode(self, request: Request, outputs: Arrays) -> list[dict[str, object]]:
         """Return `[{"label", "score"}]`, best first.

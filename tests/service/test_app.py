@@ -87,6 +87,8 @@ def test_the_openapi_description_has_every_route_and_what_it_takes(client: TestC
         "/health/live",
         "/health/ready",
         "/metrics",
+        "/playground/models/{model}/versions/{version}/manifest",
+        "/playground/models/{model}/versions/{version}/seen",
         "/predict/{model}",
         "/predict/{model}/versions/{version}",
         "/v1/completions",

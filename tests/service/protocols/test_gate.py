@@ -42,6 +42,11 @@ ROUTES: dict[str, str | None] = {
     "/v2/models/{model}/ready": None,
     "/v2/models/{model}/versions/{version}/ready": None,
     "/languages": None,
+    "/": None,
+    "/playground/static/{file:path}": None,
+    "/playground/models/{model}/versions/{version}/manifest": "predict",
+    "/playground/models/{model}/versions/{version}/files/{file:path}": "predict",
+    "/playground/models/{model}/versions/{version}/seen": "predict",
     "/metrics": "metrics",
     "/v2/repository/models/{model}/load": "admin",
     "/v2/repository/models/{model}/unload": "admin",
@@ -118,7 +123,9 @@ def test_every_route_is_in_the_table_and_nothing_else_is(closed: TestClient) -> 
 def filled(path: str) -> str:
     if path == "/static-offline-docs":
         return f"{path}/swagger-ui.css"
-    return path.format(model="tiny", version="1")
+    if path == "/playground/static/{file:path}":
+        return "/playground/static/main.js"
+    return path.replace(":path}", "}").format(model="tiny", version="1", file="README.md")
 
 
 def test_without_a_key_only_what_is_open_answers(closed: TestClient) -> None:
@@ -184,7 +191,10 @@ def test_the_shortcuts_are_behind_the_gate(closed: TestClient) -> None:
         "/v2/models/tiny/ready/",
         "/v2/models/a/b/ready",
         "/nothing",
-        "/",
+        "/playground/",
+        "/playground/static",
+        "/playground//static/main.js",
+        "/playground/models/tiny/versions/1/manifest",
     ],
 )
 def test_no_other_way_to_write_a_path_leads_past_the_gate(closed: TestClient, path: str) -> None:
