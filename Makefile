@@ -21,7 +21,7 @@ PROTO := service/protocols/open_inference/grpc
 COMPARED := bentoml fastapi litserve mlserver mosec ray triton
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-clients coverage check audit proto train export loadtest loadtest-ci bench-hostile bench-speed bench-text bench-translate compare chaos fuzz image chart test-emulated lock lock-compare clean
+.PHONY: help serve test test-clients coverage check audit proto train export loadtest loadtest-ci bench-hostile bench-speed bench-text bench-translate compare chaos soak fuzz image chart test-emulated lock lock-compare clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -71,6 +71,9 @@ loadtest-ci: $(SERVE)/.ready $(LOADTEST)/.ready ## 30 s of mixed load on a serve
 
 chaos: $(SERVE)/.ready ## kill a server's workers under load, fifty times; fails where more than requests in flight is lost
 	$(SERVE)/python loadtests/chaos.py --output loadtests/results $(ARGS)
+
+soak: $(SERVE)/.ready ## ask a server for everything for 20 minutes (ARGS="--minutes 5"); fails on a wrong or lost answer, or where memory grows
+	$(SERVE)/python loadtests/soak.py --output loadtests/results $(ARGS)
 
 bench-hostile: $(SERVE)/.ready ## measure what hostile requests do to a server and to its other clients
 	$(SERVE)/python loadtests/hostile.py --output loadtests/results $(ARGS)

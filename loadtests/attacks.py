@@ -59,7 +59,8 @@ def bit_by_bit(begin: bytes, bit: bytes, every_s: float) -> Attack:
 async def nothing_read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Ask for large answers again and again, and read none."""
     writer.transport.pause_reading()  # type: ignore[attr-defined] # a socket's transport can
-    body = json.dumps({"inputs": "boots", "parameters": {"num_images_per_prompt": 64}}).encode()
+    large = {"num_images": 64, "width": 448, "height": 448}
+    body = json.dumps({"inputs": "boots", "parameters": large}).encode()
     for _ in range(8):
         writer.write(post("/predict/fashion-gan", body, accept="application/json"))
     await asyncio.sleep(_PATIENCE_S / 2)
@@ -128,7 +129,7 @@ def attacks() -> dict[str, Callable[[], Attack]]:
         "a million pictures to draw": lambda: at_once(
             post(
                 "/predict/fashion-gan",
-                json.dumps({"inputs": "boots", "parameters": {"num_images_per_prompt": 10**6}}).encode(),
+                json.dumps({"inputs": "boots", "parameters": {"num_images": 10**6}}).encode(),
             )
         ),
         "a form of 100,000 fields": lambda: at_once(

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from service.bench.address import Address
@@ -25,12 +25,15 @@ _RUNNING = re.compile(r"running on (http://\S+?:\d+)")
 
 
 @contextmanager
-def own_server(settings: Settings, *models: str) -> Iterator[Address]:
+def own_server(
+    settings: Settings, *models: str, hear: Callable[[str], object] = lambda _line: None
+) -> Iterator[Address]:
     """A server that is ready, with the settings of the environment but where it listens and what it serves.
 
     Args:
         settings: that say where models are and how many workers there shall be.
         models: that it loads; all that there are if none is named.
+        hear: is told every line of its log, in a thread of its own.
 
     Raises:
         ValueError: it does not start, or refuses the model.
@@ -54,7 +57,7 @@ def own_server(settings: Settings, *models: str) -> Iterator[Address]:
     }
     command = [sys.executable, "-P", "-m", "service.cli", "serve"]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)  # noqa: S603 - ours
-    log = _Log(process)
+    log = _Log(process, hear)
     try:
         address = Address.of(log.wait_for(_RUNNING))
         _wait_until_ready(address, models, process, log)
@@ -72,9 +75,10 @@ def own_server(settings: Settings, *models: str) -> Iterator[Address]:
 class _Log:
     """What a server says, read so that it never has to wait for a reader."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str], hear: Callable[[str], object]) -> None:
         assert process.stderr is not None  # noqa: S101 - it was asked for
         self._stream = process.stderr
+        self._hear = hear
         self._lines: deque[str] = deque(maxlen=_SHOWN_LINES)
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -102,6 +106,7 @@ class _Log:
 
     def _read(self) -> None:
         for line in self._stream:
+            self._hear(line)
             with self._changed:
                 self._lines.append(_message_of(line))
                 self._changed.notify_all()
