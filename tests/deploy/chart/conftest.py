@@ -68,9 +68,9 @@ def kserve_wheel() -> Path:
     wheel = folder / f"{name}-py3-none-any.whl"
     expected = requirement.partition("sha256:")[2]
     if not (wheel.exists() and hashlib.sha256(wheel.read_bytes()).hexdigest() == expected):
+        options = ("-qq", "--disable-pip-version-check", "--no-deps", "--require-hashes")
         done = subprocess.run(
-            [sys.executable, "-m", "pip", "download", "-qq", "--disable-pip-version-check", "--no-deps"]
-            + ["--require-hashes", "--dest", folder, "-r", HERE / "kserve.txt"],
+            [sys.executable, "-m", "pip", "download", *options, "--dest", folder, "-r", HERE / "kserve.txt"],
             capture_output=True,
             text=True,
             timeout=120,

@@ -1,7 +1,7 @@
-"""KServe's types as JSON schemas, read off the classes that its Python package generates from its own definitions.
+"""KServe's types as JSON schemas, read off the classes that its Python package has of them.
 
 A class says by what name each field goes, of which type it is, and (by an error that its setter raises) whether it must
-be there. Types of Kubernetes' core come from kubernetes-validate. Unknown fields are refused, which a cluster would drop.
+be there. Types of Kubernetes' core come from kubernetes-validate. Unknown fields are refused; a cluster drops them.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ _KEPT: Final = ("type", "enum", "const", "minimum", "maximum", "exclusiveMinimum
 def main() -> None:
     """Print the properties of `settings`."""
     described = Settings.model_json_schema()["properties"]
-    print(json.dumps({name: _plain(one) for name, one in described.items() if name not in DECIDED_ELSEWHERE}))  # noqa: T201
+    print(json.dumps({name: _plain(one) for name, one in described.items() if name not in DECIDED_ELSEWHERE}))
 
 
 def _plain(schema: dict[str, Any]) -> dict[str, Any]:
