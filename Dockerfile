@@ -31,7 +31,7 @@ RUN set -eu; python3 -m pip --version >/dev/null 2>&1 || { \
       DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends ca-certificates python3-pip >/dev/null; \
       rm -rf /var/lib/apt/lists/*; }
 # The two secrets are for networks in which pip needs settings or certificates of its own; nothing of them is kept.
-COPY requirements/ requirements/
+COPY requirements/serve.txt requirements/serve-gpu.txt requirements/build.txt requirements/
 RUN --mount=type=secret,id=pipconf,target=/etc/pip.conf,required=false \
     --mount=type=secret,id=cabundle,target=/run/ca.crt,required=false \
     --mount=type=cache,target=/root/.cache/pip \

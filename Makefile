@@ -15,13 +15,14 @@ CLIENTS := .venv/clients/bin
 LOADTEST := .venv/loadtest/bin
 FUZZ := .venv/fuzz/bin
 CHART := .venv/chart/bin
+IMAGE := .venv/image/bin
 LOCK := .venv/lock/bin
 AUDITED := .venv/audit/bin
 PROTO := service/protocols/open_inference/grpc
 COMPARED := bentoml fastapi litserve mlserver mosec ray triton
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-clients coverage check audit proto train export loadtest loadtest-ci bench-hostile bench-speed bench-text bench-translate compare chaos soak fuzz image chart test-emulated lock lock-compare clean
+.PHONY: help serve test test-clients coverage check audit proto train export loadtest loadtest-ci bench-hostile bench-speed bench-text bench-translate compare chaos soak fuzz image sbom chart test-emulated lock lock-compare clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -94,9 +95,21 @@ compare: $(SERVE)/.ready $(COMPARED:%=.venv/compare/%/bin/.ready) ## measure inf
 fuzz: $(DEV)/.ready $(FUZZ)/.ready ## fuzz a server of its own for 5 minutes (ARGS="--seconds 30"); fails on what it finds
 	$(DEV)/python -m tests.fuzz --schemathesis $(FUZZ)/schemathesis $(ARGS)
 
-image: ## build the container image inferd
-	@test -f Dockerfile || { echo "make image: there is no Dockerfile here yet; it comes with the container image" >&2; exit 1; }
-	docker build --tag inferd .
+# Where nobody may install or run them as root, Docker or Podman builds it as `inferd`, and it stays untested.
+image: $(IMAGE)/.ready ## build the container image and run it hardened: answers, SIGTERM under load, memory limits, what is in it
+	@$(bring_builders); \
+	if $(can_build); then \
+	  $(IMAGE)/python -m pytest --confcutdir tests/deploy/image tests/deploy/image $(ARGS); \
+	else \
+	  engine=$$(command -v docker || command -v podman) || { \
+	    echo "make image: needs docker or podman, or root and Debian's packages $(BUILDERS)" >&2; exit 1; }; \
+	  "$$engine" build --tag inferd . && \
+	  echo "make image: built as inferd, and not tested: that takes root and Debian's packages $(BUILDERS)"; \
+	fi
+
+sbom: $(IMAGE)/.ready ## write what is in the image `inferd` (another: FROM=NAME) to build/inferd.cdx.json (CycloneDX)
+	@mkdir -p build
+	$(IMAGE)/python -m deploy.sbom $(or $(FROM),inferd) build/inferd.cdx.json
 
 # What can't be had here is skipped, and said at the end. nginx and Prometheus are started by the tests, on loopback only.
 chart: $(SERVE)/.ready $(CHART)/.ready ## check the Helm chart, its alerts and dashboard on real servers, and rollouts under load
@@ -120,6 +133,7 @@ lock: $(LOCK)/.ready ## remake requirements/ from pyproject.toml (newest of all:
 	$(compile) --group clients --output-file requirements/clients.txt
 	$(compile) --group fuzz --output-file requirements/fuzz.txt
 	$(compile) --group chart --output-file requirements/chart.txt
+	$(compile) --group image --output-file requirements/image.txt
 
 lock-compare: $(LOCK)/.ready ## remake the requirements of the servers that `make compare` compares
 	for peer in $(COMPARED); do \
@@ -143,6 +157,9 @@ $(LOADTEST)/.ready: requirements/loadtest.txt
 
 $(FUZZ)/.ready: requirements/fuzz.txt
 	$(call environment,fuzz,-r requirements/fuzz.txt)
+
+$(IMAGE)/.ready: requirements/image.txt
+	$(call environment,image,-r requirements/image.txt)
 
 $(CHART)/.ready: requirements/chart.txt
 	$(call environment,chart,-r requirements/chart.txt)
@@ -185,6 +202,16 @@ command -v qemu-x86_64 >/dev/null || { \
     echo "make test-emulated: needs qemu-x86_64 (Debian's package qemu-user)" >&2; exit 1; }; \
   apt-get -o DPkg::Lock::Timeout=300 update -qq && \
   DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends qemu-user >/dev/null; }
+endef
+
+BUILDERS := buildah podman crun catatonit debootstrap
+can_build = (test "$$(id -u)" = 0 || exit 1; for one in buildah podman crun debootstrap; do command -v $$one >/dev/null || exit 1; done)
+
+define bring_builders
+$(can_build) || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && { \
+  apt-get -o DPkg::Lock::Timeout=300 update -qq; \
+  DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends \
+    $(BUILDERS) >/dev/null; } || true; }
 endef
 
 define bring_nginx_and_prometheus

@@ -16,8 +16,8 @@ from service.app import create_app
 from service.settings import ENV_PREFIX, Settings
 from tests.bundles import make_bundle
 
-# They have environments of their own, see `make test-clients` and `make chart`.
-collect_ignore = ["clients", "deploy/chart"]
+# They have environments of their own, see `make test-clients`, `make chart` and `make image`.
+collect_ignore = ["clients", "deploy"]
 
 # A slow machine is no defect of what is tested.
 hypothesis.settings.register_profile("inferd", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])

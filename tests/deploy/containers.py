@@ -174,13 +174,16 @@ class Container:
 def running(
     *arguments: str, image: str = IMAGE, command: Sequence[str] = (), environment: Mapping[str, object] | None = None
 ) -> Iterator[Container]:
-    """Run an image hardened, with `arguments` for podman beside that; it is removed afterwards, whatever happens."""
+    """Run an image hardened, with `arguments` for podman beside that; it is removed afterwards, whatever happens.
+
+    Its health is not checked, unless `arguments` say how.
+    """
     name = f"inferd-test-{os.getpid()}-{time.monotonic_ns()}"
+    if not any(one.startswith("--health") for one in arguments):
+        arguments = ("--no-healthcheck", *arguments)
     variables = [f"--env={key}={value}" for key, value in (environment or {}).items()]
     try:
-        podman(
-            "run", "--detach", f"--name={name}", "--no-healthcheck", *HARDENED, *variables, *arguments, image, *command
-        )
+        podman("run", "--detach", f"--name={name}", *HARDENED, *variables, *arguments, image, *command)
         yield Container(name)
     finally:
         podman("rm", "--force", "--ignore", "--time=0", name)
