@@ -173,10 +173,9 @@ class Prometheus:
         values: list[str] = self._api(f"label/{label}/values", **{"match[]": match})
         return values
 
-    def firing(self) -> dict[str, dict[str, Any]]:
-        """The alerts that fire, by their names."""
-        alerts = self._api("alerts")["alerts"]
-        return {one["labels"]["alertname"]: one for one in alerts if one["state"] == "firing"}
+    def firing(self) -> list[dict[str, Any]]:
+        """The alerts that fire, with their labels and annotations."""
+        return [one for one in self._api("alerts")["alerts"] if one["state"] == "firing"]
 
     def _api(self, call: str, **parameters: str) -> Any:
         answer = json.loads(self._get(f"/api/v1/{call}?{urllib.parse.urlencode(parameters)}"))
