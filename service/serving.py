@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import socket
@@ -37,6 +38,7 @@ _LARGE_BYTES = 2 * 2**20
 
 def _prepare() -> None:
     """Set what concerns the process as a whole."""
+    gc.freeze()  # of modules and what is in them nothing is ever let go, so nobody need look through it again
     sys.setswitchinterval(_SWITCH_S)
     return_blocks_of(_LARGE_BYTES)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Coroutine, Sequence
 from contextlib import nullcontext
@@ -12,6 +13,7 @@ from typing import Any, TypedDict
 
 from service.batching.policy import LatencyProfile, Limits
 from service.errors import BundleRefused, InferdError, NotFound, NotReady
+from service.machine import trim_memory
 from service.metrics import Metrics, ModelMetrics
 from service.repository.batched_model import BatchedModel
 from service.repository.bundle import Bundle, LoadOptions
@@ -255,7 +257,10 @@ class Repository:
         )
 
     async def _let_go(self, model: Model) -> None:
-        """Have a model that was replaced finish what it has begun, and forget its series if none has its place."""
+        """Have a model that was replaced finish what it has begun, and forget its series if none has its place.
+
+        What it held of memory goes back to the system.
+        """
         finished = await model.finish_begun(self._let_go_s)
         logger.info(
             "model %s version %d as it was is let go%s",
@@ -266,6 +271,11 @@ class Repository:
         if model.version not in self._models.get(model.name, {}):
             self._metrics.forget(model.name, model.version)
             self._statistics.pop((model.name, model.version), None)
+        del model
+        # Models and what they call back refer to each other, and the collector would not look for them in hours: it
+        # counts objects, and these are few but large.
+        gc.collect()
+        await asyncio.to_thread(trim_memory)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

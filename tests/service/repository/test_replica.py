@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,12 @@ import pytest
 
 from service.errors import BundleRefused, NotFound, NotReady
 from service.repository.control import Listed, Listing
+from service.runtime.session import OnnxSession
 from tests.bundles import HEIGHT, WIDTH, make_bundle, slow_graph, truncate
+from tests.image_bundles import make_image_bundle
 from tests.service.repository.serving import placed, replica, serve
+from tests.text_bundles import make_text_bundle
+from tests.translation_bundles import make_translation_bundle
 
 PICTURE = {"image": np.full((2, 1, HEIGHT, WIDTH), 0.9, np.float32)}
 
@@ -87,6 +93,32 @@ def test_a_version_that_is_replaced_does_not_wait_for_ever(models: Path, caplog:
                     old.submit(PICTURE)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("make", [make_bundle, make_text_bundle, make_translation_bundle, make_image_bundle])
+def test_nothing_of_a_version_that_was_let_go_is_kept_in_memory(models: Path, make: Callable[[Path], Path]) -> None:
+    """Without waiting for the collector, whose turn may come in hours."""
+
+    def sessions() -> int:
+        return sum(isinstance(one, OnnxSession) for one in gc.get_objects())
+
+    async def run() -> None:
+        async with replica() as repository:
+            folder = make(models)
+            before = sessions()
+            await serve(repository, folder)
+            assert sessions() > before
+            await repository.commit([], [placed(folder).key])
+            while repository._background:  # noqa: ASYNC110 - until it is let go
+                await asyncio.sleep(0.01)
+            assert sessions() == before
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(run())
+    finally:
+        gc.enable()
 
 
 def test_requests_runs_and_rows_are_counted_as_triton_counts_them(models: Path) -> None:
