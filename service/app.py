@@ -24,10 +24,11 @@ from service.observability import Observability
 from service.protocols import health, libretranslate, openai, predict
 from service.protocols.detection import Detector
 from service.protocols.errors import answer_http_exception, answer_inferd_error, answer_unexpected
+from service.protocols.express import Express
 from service.protocols.gate import Gate, describe_keys
 from service.protocols.open_inference import generate, rest
 from service.protocols.open_inference.grpc.server import GrpcServer
-from service.protocols.shortcuts import Shortcuts
+from service.protocols.open_inference.infer import Infer
 from service.protocols.web import playground
 from service.repository.bundle import LoadOptions
 from service.repository.control import Control
@@ -72,7 +73,8 @@ def create_app(
 
     Returns:
         The application. Its `state` has what a server needs to drive it: `repository`, to tell that it drains and what
-        to serve, `grpc`, to start it beside HTTP, `tls`, for connections of both, and `metrics`.
+        to serve, `grpc`, to start it beside HTTP, `tls`, for connections of both, `quick`, which is shown requests
+        before the application is, and `metrics`.
 
     Raises:
         ValueError: the device asked for is not to be had, a file of profiles, keys or certificates says none, or what
@@ -89,6 +91,7 @@ def create_app(
         metrics=metrics,
         decoding=BoundedThreads(decoders, max_pending=decoders * _DECODINGS_PER_THREAD, name="decode"),
         let_go_s=settings.let_go_timeout_s,
+        has_cores_to_spare=settings.processes < cpu_quota(),
     )
     metrics.watch_readiness(lambda: repository.is_ready)
     controller = None
@@ -152,13 +155,15 @@ def create_app(
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
+    app.state.quick = None
     app.state.repository, app.state.grpc, app.state.tls, app.state.metrics = repository, grpc, tls, metrics
     limit = settings.max_body_bytes
     app.state.bodies = Bodies(max(limit, settings.max_inflight_bytes // settings.processes))
+    calls = (predict.Predict(repository, max_body_bytes=limit), Infer(repository, max_body_bytes=limit))
     routers = [
         health.router(repository, control, with_metrics=settings.metrics_port is None),
-        predict.router(repository, max_body_bytes=limit),
-        rest.router(repository, control, version=version, max_body_bytes=limit),
+        predict.router(repository, calls[0], max_body_bytes=limit),
+        rest.router(repository, control, calls[1], version=version, max_body_bytes=limit),
         openai.router(repository, max_body_bytes=limit),
         generate.router(repository, max_body_bytes=limit),
         libretranslate.router(
@@ -176,7 +181,6 @@ def create_app(
     app.add_exception_handler(HTTPException, answer_http_exception)
     app.add_exception_handler(Exception, answer_unexpected)
     # What is added last comes first.
-    app.add_middleware(Shortcuts, routers=routers)
     app.add_middleware(Gate, access=access)
     if settings.origins:
         app.add_middleware(
@@ -195,6 +199,9 @@ def create_app(
         tracing=tracing,
     )
     _describe_keys(app, access)
+    # Logs of accesses and traces are made of what passes the layers above.
+    if not (settings.access_log or tracing):
+        app.state.quick = Express(calls, repository=repository, access=access, metrics=metrics, bodies=app.state.bodies)
     return app
 
 

@@ -37,7 +37,17 @@ class Bodies:
 
     def release(self, scope: MutableMapping[str, Any]) -> None:
         """The request is answered."""
-        size = scope.pop(_HELD, 0)
+        self.let_go(scope.pop(_HELD, 0))
+
+    def hold(self, size: int) -> bool:
+        """Count a whole body, unless there would be too many bytes; who let it in lets go of it in the end."""
+        if self.held + size > self._limit:
+            return False
+        self.held += size
+        return True
+
+    def let_go(self, size: int) -> None:
+        """So many bytes are held no longer."""
         self.held -= size
         self._released += size
         if self._released > _TRIM_AFTER_BYTES:
@@ -50,12 +60,11 @@ class Bodies:
         Raises:
             Overloaded: there would be too many.
         """
-        if self.held + size > self._limit:
+        if not self.hold(size):
             raise Overloaded(
                 f"of all requests together {self._limit} bytes may be held (INFERD_MAX_INFLIGHT_BYTES), and are",
                 retry_after_s=_RETRY_AFTER_S,
             )
-        self.held += size
         scope[_HELD] = scope.get(_HELD, 0) + size
 
 

@@ -11,12 +11,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from service.exchanges import Cancellable, Exchange, Quick
 from service.sending import TogetherTransport
 
 logger = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     limits: ConnectionLimits
     when_lost: Callable[[], object]
+    quick: Quick | None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         """Take a connection, or refuse it where there are too many."""
@@ -99,8 +101,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._received = 0  # of a head or a body that is not complete
         self._chunk = 0
         self._upgrades = False
+        self._found: object = None  # what a request asks for that the application is not told of yet,
+        self._held: list[bytes] = []  # and what has come of its body
         self.is_lost = False
-        self.ends_with: set[asyncio.Future[Any]] = set()
+        self.ends_with: set[Cancellable] = set()
         super().connection_made(TogetherTransport(transport, self.loop.call_soon))
         if len(self.connections) > (most := self.limits.max_connections):
             self.refuse(
@@ -119,7 +123,6 @@ class BoundedProtocol(HttpToolsProtocol):
         """Read what has come, and refuse what gets too large."""
         if self.doing == "refused" or self.transport.is_closing():
             return
-        self._unset_keepalive_if_required()
         before, self._chunk = self.scope, len(data)
         try:
             self._parse(data)
@@ -127,6 +130,8 @@ class BoundedProtocol(HttpToolsProtocol):
             if not isinstance(error.__context__, _Refused):
                 self.refuse(400, f"this can't be read as HTTP/1.1: {error}")
             return
+        if self._found is not None:  # more of it is to come
+            self._tell_application()
         if self.scope is not before:
             self._received = 0  # of this request less than a chunk has come
         elif self._is_in_head():
@@ -189,13 +194,43 @@ class BoundedProtocol(HttpToolsProtocol):
             self.refuse(429, f"at most {MOST_PIPELINED} requests of a connection may wait for the one before")
             raise _Refused
         self._received = 0
-        self.scope[CONNECTION] = self  # type: ignore[literal-required] # a scope may have keys of a server's own
-        super().on_headers_complete()
+        self._found = self._find()
+        if self._found is None:
+            self._tell_application()
+
+    def on_body(self, body: bytes) -> None:
+        """Some of the body has come."""
+        if self._found is None:
+            super().on_body(body)
+        else:
+            self._held.append(body)
 
     def on_message_complete(self) -> None:
         """The request is complete, unless its head is read again."""
-        if not self._upgrades:
-            super().on_message_complete()
+        if self._upgrades:
+            return
+        if self._found is not None:
+            if self._is_taken():
+                return
+            self._tell_application()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """An answer was sent: go on with the next request, if it is there. `Watch` ends connections that rest."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+
+    def send_answer(self, status: int, content: Iterable[bytes], *, last: bool) -> None:
+        """See `Connected.send_answer`."""
+        if not self.transport.is_closing():
+            self.transport.writelines((STATUS_LINE[status], *content))
+            if last:
+                self.transport.close()
+        self.on_response_complete()
 
     def resume_writing(self) -> None:
         """The client has read most of what it had not."""
@@ -212,7 +247,6 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def refuse(self, status: Refusal, message: str, *, linger: bool = True) -> None:
         """End the connection, with an error for an answer unless another answer is on its way."""
-        self._unset_keepalive_if_required()
         self.doing, self.since = "refused", self.loop.time()
         cycle = self._begun
         if cycle is None or cycle.response_complete:
@@ -255,7 +289,7 @@ class BoundedProtocol(HttpToolsProtocol):
         elif doing == "reads" and seconds > limits.send_timeout_s:
             self.cut_off(f"it reads nothing of its answer for {limits.send_timeout_s:g} s (INFERD_SEND_TIMEOUT_S)")
         elif doing == "waits" and seconds > self.timeout_keep_alive:
-            self.close()  # it has never asked: uvicorn looks at its watch after the first answer only
+            self.close()
 
     def close(self) -> None:
         """End the connection as one that has rested for long."""
@@ -270,6 +304,39 @@ class BoundedProtocol(HttpToolsProtocol):
     def unread(self) -> int:
         """How many bytes wait for the client."""
         return self.transport.get_write_buffer_size()
+
+    def _find(self) -> object | None:
+        """What the request asks for, if it is worth a look whether it comes whole."""
+        if self.quick is None or self.expect_100_continue or self.flow.write_paused:
+            return None
+        cycle = self._begun
+        if not (cycle is None or cycle.response_complete) or self.parser.get_method() != b"POST":
+            return None
+        return self.quick.find(self.url)
+
+    def _is_taken(self) -> bool:
+        """Whether a request that has come whole is answered without the application."""
+        found, held = self._found, self._held
+        exchange = Exchange(
+            self,
+            self.scope,
+            held[0] if len(held) == 1 else b"".join(held),
+            keep_alive=self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive(),
+        )
+        before, self.cycle = self.cycle, exchange  # type: ignore[assignment] # see Exchange
+        if self.quick and self.quick.begin(found, exchange):
+            self._found, self._held = None, []
+            return True
+        self.cycle = before
+        return False
+
+    def _tell_application(self) -> None:
+        """Begin with the request, of whose body some may have come."""
+        held, self._found, self._held = self._held, None, []
+        self.scope[CONNECTION] = self  # type: ignore[literal-required] # a scope may have keys of a server's own
+        super().on_headers_complete()
+        for body in held:
+            super().on_body(body)
 
     def _doing(self) -> Doing:
         if self.flow.write_paused:
@@ -290,7 +357,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return last is not None and (cycle is None or cycle.scope is not last)
 
     @property
-    def _begun(self) -> RequestResponseCycle | None:
+    def _begun(self) -> RequestResponseCycle | Exchange | None:
         """The last request whose head is complete."""
         return self.cycle
 
@@ -299,9 +366,18 @@ class BoundedProtocol(HttpToolsProtocol):
         self.refuse(431, f"the line and headers of a request may have {most} bytes together (INFERD_MAX_HEAD_BYTES)")
 
 
-def bounded(limits: ConnectionLimits, when_lost: Callable[[], object] = bool) -> type[BoundedProtocol]:
-    """The protocol of a server whose connections have `limits`, and which wants to know when one has ended."""
-    return type("BoundedProtocol", (BoundedProtocol,), {"limits": limits, "when_lost": staticmethod(when_lost)})
+def bounded(
+    limits: ConnectionLimits, when_lost: Callable[[], object] = bool, quick: Quick | None = None
+) -> type[BoundedProtocol]:
+    """The protocol of a server whose connections have `limits`, and which wants to know when one has ended.
+
+    Args:
+        limits: of each connection, and of all.
+        when_lost: called when one has ended.
+        quick: what is shown requests that came whole before the application is.
+    """
+    own = {"limits": limits, "when_lost": staticmethod(when_lost), "quick": quick}
+    return type("BoundedProtocol", (BoundedProtocol,), own)
 
 
 class Watched(Protocol):

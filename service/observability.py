@@ -8,9 +8,8 @@ import random
 import re
 import sys
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,9 +24,6 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 KEY_NAME = "inferd.key"
 """Where an ASGI scope has the name of the key that a request came with, once that is known."""
-
-ROUTE = "inferd.route"
-"""Where it has the path of the call as it is declared, `{model}` in place of a name; else FastAPI's own `route` has."""
 
 _numbers = random.Random()  # noqa: S311 - names, not secrets; seeded by the system
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
@@ -145,26 +141,37 @@ class Observability:
             await self._app(scope, receive, send_observed)
         finally:
             self._bodies.release(scope)
-            self._metrics.count_request(_protocol(scope["path"]), status)
+            self._metrics.count_request(protocol_of(scope["path"]), status)
             if self._access_log or status == 500:
-                self._log(scope, status, time.perf_counter() - started)
+                seconds = time.perf_counter() - started
+                log_request(scope["method"], scope["path"], status, seconds, scope.get(KEY_NAME))
             if traced is not None:
                 _end(traced, scope, status)
 
-    def _log(self, scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
-        fields = {
-            "method": scope["method"],
-            "path": scope["path"],
-            "status": status,
-            "duration_ms": round(1000 * seconds, 3),
-        }
-        if name := scope.get(KEY_NAME):
-            fields["key"] = name
-        level = logging.ERROR if status == 500 else logging.INFO
-        logger.log(level, "%s %s %d", scope["method"], scope["path"], status, extra={"fields": fields})
+
+def log_request(method: str, path: str, status: int, seconds: float, key: str | None) -> None:
+    """Write a line of the access log.
+
+    Args:
+        method: of HTTP.
+        path: without what is behind it, which may be a client's own affair.
+        status: of the answer.
+        seconds: that it took.
+        key: the name of the one that came with it, if one did.
+    """
+    fields: dict[str, object] = {
+        "method": method,
+        "path": path,
+        "status": status,
+        "duration_ms": round(1000 * seconds, 3),
+    }
+    if key:
+        fields["key"] = key
+    level = logging.ERROR if status == 500 else logging.INFO
+    logger.log(level, "%s %s %d", method, path, status, extra={"fields": fields})
 
 
-def _protocol(path: str) -> str:
+def protocol_of(path: str) -> str:
     """The dialect that a path belongs to."""
     return _PROTOCOLS.get(path.lstrip("/").partition("/")[0], "other")
 
@@ -177,7 +184,7 @@ def _header(scope: Scope, name: bytes) -> str | None:
 def _end(traced: Traced, scope: Scope, status: int) -> None:
     """End the span of a request; the names are OpenTelemetry's conventions."""
     method = scope["method"] if scope["method"] in _METHODS else None
-    route = scope.get(ROUTE) or getattr(scope.get("route"), "path", None)
+    route = getattr(scope.get("route"), "path", None)
     attributes: dict[str, str | int] = {
         "http.request.method": method or "_OTHER",
         "url.scheme": scope["scheme"],

@@ -9,6 +9,7 @@ that someone must own, or that could die unseen.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -33,11 +34,16 @@ from service.batching.records import Answer, BatcherStatistics, BatchReport
 from service.errors import BadInput, DeadlineExceeded, InferdError, NotReady, RuntimeFailure
 from service.tensors import Arrays
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 Run: TypeAlias = Callable[[Arrays], Arrays]
 
-_FAR_LONGER = 20
-"""So many times longer than what may run in the event loop, a run has shown that its prediction can't be relied on."""
+INLINE_S = 0.001
+"""What is predicted to run for less costs less in the event loop than a thread would."""
+
+_FAR_TOO_LONG_S = 0.02
+"""A run in the event loop that took so long has shown that its prediction can't be relied on."""
 
 _BATCHES_APART = 100
 """How many batches then run in a thread before the event loop is trusted with one again."""
@@ -50,23 +56,40 @@ class RunBlocking(Protocol):
         """Start `work` at once and return what awaits its result."""
 
 
+Done: TypeAlias = Callable[["Answer | InferdError"], object]
+"""Told what became of a request, once, in the event loop; it may not raise."""
+
+
 @dataclass(slots=True, eq=False)
-class _Request:
-    """What waits; itself alone equal to itself, so that it is its own key."""
+class Request:
+    """What waits; itself alone equal to itself, so that it is its own key. To whoever asked it is a receipt.
+
+    Attributes:
+        inputs: of the graph.
+        waiting: what the policy sees.
+        level: of its priority.
+        done: told what became of it, unless it is withdrawn.
+        timer: of its deadline.
+        is_over: whether it was answered or withdrawn.
+        future: by which it is withdrawn too, if it is cancelled.
+    """
 
     inputs: Arrays
     waiting: Waiting
     level: int
-    future: asyncio.Future[Answer]
+    done: Done
     timer: asyncio.TimerHandle | None = None
+    is_over: bool = False
+    future: asyncio.Future[Answer] | None = None
 
 
-class _Batch(msgspec.Struct, frozen=True):
-    requests: Sequence[_Request]
+class _Batch(msgspec.Struct):
+    requests: Sequence[Request]
     rows: int
     cause: Cause
     started_at: float
     predicted_end: float
+    compute_s: float = 0.0
 
 
 class _Result(msgspec.Struct, frozen=True):
@@ -97,7 +120,7 @@ class Batcher:
         run_blocking: where runs go that would hold up the event loop.
         clock: the clock of deadlines and measurements; the loop's by default.
         on_batch: told of each finished batch, before its callers go on.
-        inline_below_s: a run predicted to be shorter than this runs in the event loop: a thread would cost more. After
+        inline_below_s: a run predicted to be shorter than this runs in the event loop. After
             one that takes far longer (its graph may loop as often as the inputs say) the next ones are kept out of it.
         batched: whether the first axis of every array is the batch. If not, arrays have whatever shape they have, and
             every request runs alone, as one row.
@@ -115,7 +138,7 @@ class Batcher:
         run_blocking: RunBlocking,
         clock: Callable[[], float] | None = None,
         on_batch: Callable[[BatchReport], object] | None = None,
-        inline_below_s: float = 0.001,
+        inline_below_s: float = INLINE_S,
         batched: bool = True,
     ) -> None:
         if not batched and limits.max_batch_rows != 1:
@@ -131,7 +154,7 @@ class Batcher:
         self._batches_apart = 0  # so many more go to a thread, however short they are predicted to be
         self._batched = batched
 
-        self._queues: tuple[dict[_Request, None], ...] = tuple({} for _ in range(PRIORITY_LEVELS))  # oldest first
+        self._queues: tuple[dict[Request, None], ...] = tuple({} for _ in range(PRIORITY_LEVELS))  # oldest first
         self._queued_rows = [0] * PRIORITY_LEVELS
         self._running: _Batch | None = None
         self._in_flight: asyncio.Future[Outcome] | None = None  # held, as the loop holds tasks only weakly
@@ -149,6 +172,18 @@ class Batcher:
     def submit_nowait(
         self, inputs: Arrays, rows: int, deadline: float | None = None, priority: int = 0
     ) -> asyncio.Future[Answer]:
+        """Queue a request; see `enqueue`.
+
+        Returns:
+            A future of the answer, or of DeadlineExceeded or RuntimeFailure. Cancelling it withdraws the request.
+        """
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        request = self.enqueue(inputs, rows, deadline, priority, partial(_resolve, future))
+        request.future = future
+        future.add_done_callback(partial(self._withdraw_cancelled, request))
+        return future
+
+    def enqueue(self, inputs: Arrays, rows: int, deadline: float | None, priority: int, done: Done) -> Request:
         """Queue a request.
 
         Args:
@@ -156,9 +191,10 @@ class Batcher:
             rows: how many rows the request has; 1 if the model has no batch axis.
             deadline: when the answer becomes worthless, on the batcher's clock.
             priority: 1 = the highest level, `PRIORITY_LEVELS` the lowest; 0, and any other number, the default one.
+            done: told the answer, or DeadlineExceeded or RuntimeFailure.
 
         Returns:
-            A future of the answer, or of DeadlineExceeded or RuntimeFailure. Cancelling it withdraws the request.
+            By which it can be withdrawn.
 
         Raises:
             NotReady: the batcher is draining.
@@ -176,19 +212,22 @@ class Batcher:
         queued_rows = sum(self._queued_rows)
         admit(rows, queued_rows, running_s_left, self._profile, self._limits, rows_behind, self._slowdown)
 
-        future: asyncio.Future[Answer] = self._loop.create_future()
         waiting = Waiting(rows, now, deadline, layout(inputs) if self._batched else None)
-        request = _Request(inputs, waiting, level, future)
+        request = Request(inputs, waiting, level, done)
         if deadline is not None:
             patience_s = give_up_at(rows, deadline, self._profile) - now
             request.timer = self._loop.call_later(patience_s, self._expire, request)
         self._queues[level - 1][request] = None
         self._queued_rows[level - 1] += rows
-        future.add_done_callback(partial(self._dequeue, request))  # for a caller who cancels
         if self._idle.is_set():
             self._idle.clear()
             self._loop.call_soon(self._dispatch)
-        return future
+        return request
+
+    def withdraw(self, request: Request) -> None:
+        """Nobody wants its answer any more: if it has not begun to run it does not, and it is not told of anything."""
+        request.is_over = True
+        self._dequeue(request)
 
     async def drain(self) -> None:
         """Refuse new requests, and return when all that were accepted are finished."""
@@ -206,7 +245,11 @@ class Batcher:
             rows=self._rows,
         )
 
-    def _dequeue(self, request: _Request, _: asyncio.Future[Answer] | None = None) -> None:
+    def _withdraw_cancelled(self, request: Request, future: asyncio.Future[Answer]) -> None:
+        if future.cancelled():
+            self.withdraw(request)
+
+    def _dequeue(self, request: Request) -> None:
         """Take a request out of the queue, for whatever reason, if it is still there."""
         queue = self._queues[request.level - 1]
         if request in queue:
@@ -215,18 +258,15 @@ class Batcher:
             if request.timer:
                 request.timer.cancel()
 
-    def _expire(self, request: _Request) -> None:
+    def _expire(self, request: Request) -> None:
         self._dequeue(request)
-        if not request.future.done():
-            request.future.set_exception(
-                DeadlineExceeded("the deadline would come before the model could answer; it did not run")
-            )
+        _tell(request, DeadlineExceeded("the deadline would come before the model could answer; it did not run"))
 
-    def _in_order(self, seen: list[_Request]) -> Iterator[Waiting]:
+    def _in_order(self, seen: list[Request]) -> Iterator[Waiting]:
         """Yield what waits in the order in which it is to be served, and note in `seen` whose each one is."""
         for queue in self._queues:
             for request in queue:
-                if not request.future.done():  # one cancelled in this pass is queued until the next
+                if request.future is None or not request.future.done():  # one cancelled in this pass is still here
                     seen.append(request)
                     yield request.waiting
 
@@ -236,7 +276,7 @@ class Batcher:
         if (last := self._last) and any(self._queued_rows):
             self._slowdown = adapted(self._slowdown, last.predicted_end - last.started_at, now - last.started_at)
         self._last = None
-        seen: list[_Request] = []
+        seen: list[Request] = []
         decision = next_batch(self._in_order(seen), now, self._profile, self._limits)
         for index in decision.expired:
             self._expire(seen[index])
@@ -252,7 +292,8 @@ class Batcher:
         batch = self._running = _Batch(requests, rows, decision.cause, now, now + predicted_s)
         attempt = partial(self._attempt, requests, rows)
         if self._may_run_inline(predicted_s):
-            self._finish(batch, attempt())
+            self._finish(batch, outcome := attempt())
+            _hand_out(batch, outcome)
             self._loop.call_soon(self._dispatch)  # not at once: the loop serves others between runs
         else:
             self._in_flight = self._start(attempt)
@@ -266,14 +307,14 @@ class Batcher:
             return False
         return True
 
-    def _attempt(self, requests: Sequence[_Request], rows: int) -> Outcome:
+    def _attempt(self, requests: Sequence[Request], rows: int) -> Outcome:
         """Run a batch, and where it fails each request alone, so that only those fail that are at fault."""
         outcome = self._attempt_once(requests, rows)
         if isinstance(outcome, InferdError) and len(requests) > 1:
             return _Apart([self._attempt_once([one], one.waiting.rows) for one in requests])
         return outcome
 
-    def _attempt_once(self, requests: Sequence[_Request], rows: int) -> _Result | InferdError:
+    def _attempt_once(self, requests: Sequence[Request], rows: int) -> _Result | InferdError:
         """Run a batch; an error is returned, not raised, so that a run ends alike in the loop and in a thread."""
         clock = self._clock
         try:
@@ -304,44 +345,24 @@ class Batcher:
         except (Exception, asyncio.CancelledError) as error:
             outcome = _failure(error)
         self._finish(batch, outcome)
+        self._loop.call_soon(_hand_out, batch, outcome)
         self._dispatch()  # at once: the next run need not wait until these answers are sent
 
     def _finish(self, batch: _Batch, outcome: Outcome) -> None:
-        """Answer those of the batch who still listen."""
+        """Take note of what a run gave."""
         self._running, self._last = None, batch
-        compute_s = self._clock() - batch.started_at
+        compute_s = batch.compute_s = self._clock() - batch.started_at
         predicted_s = batch.predicted_end - batch.started_at
-        if predicted_s < self._inline_below_s and compute_s > _FAR_LONGER * self._inline_below_s:
+        if predicted_s < self._inline_below_s and compute_s > _FAR_TOO_LONG_S:
             self._batches_apart = _BATCHES_APART
         self._batches += 1
         self._rows += batch.rows
         if not isinstance(outcome, _Result):
             self._failed_batches += 1
             self._report(BatchReport(batch.cause, batch.rows, len(batch.requests), compute_s, failed=True))
-            outcomes = outcome.outcomes if isinstance(outcome, _Apart) else [outcome] * len(batch.requests)
-            for request, own in zip(batch.requests, outcomes, strict=True):
-                self._answer_alone(request, own, batch, compute_s)
             return
         times = (outcome.input_s, outcome.infer_s, outcome.output_s)
         self._report(BatchReport(batch.cause, batch.rows, len(batch.requests), compute_s, False, *times))
-        for request, outputs in zip(batch.requests, outcome.shares, strict=True):
-            if not request.future.done():
-                queued_at = request.waiting.enqueued_at
-                queue_s = batch.started_at - queued_at
-                request.future.set_result(Answer(outputs, queue_s, compute_s, batch.rows, *times, queued_at))
-
-    def _answer_alone(self, request: _Request, outcome: _Result | InferdError, batch: _Batch, compute_s: float) -> None:
-        """Answer a request whose batch failed."""
-        if request.future.done():
-            return
-        if isinstance(outcome, InferdError):
-            request.future.set_exception(outcome)
-            return
-        queued_at = request.waiting.enqueued_at
-        queue_s = batch.started_at - queued_at
-        times = (outcome.input_s, outcome.infer_s, outcome.output_s)
-        answer = Answer(outcome.shares[0], queue_s, compute_s, request.waiting.rows, *times, queued_at)
-        request.future.set_result(answer)
 
     def _report(self, report: BatchReport) -> None:
         if self._on_batch:
@@ -355,3 +376,45 @@ def _failure(error: BaseException) -> InferdError:
     failure = RuntimeFailure(f"the model failed: {error!r}")
     failure.__cause__ = error
     return failure
+
+
+def _hand_out(batch: _Batch, outcome: Outcome) -> None:
+    """Tell those of a batch who still listen what became of their requests."""
+    if isinstance(outcome, _Result):
+        times = (outcome.input_s, outcome.infer_s, outcome.output_s)
+        for request, outputs in zip(batch.requests, outcome.shares, strict=True):
+            queued_at = request.waiting.enqueued_at
+            queue_s = batch.started_at - queued_at
+            _tell(request, Answer(outputs, queue_s, batch.compute_s, batch.rows, *times, queued_at))
+        return
+    outcomes = outcome.outcomes if isinstance(outcome, _Apart) else [outcome] * len(batch.requests)
+    for request, own in zip(batch.requests, outcomes, strict=True):
+        _tell(request, own if isinstance(own, InferdError) else _answer_alone(request, own, batch))
+
+
+def _answer_alone(request: Request, result: _Result, batch: _Batch) -> Answer:
+    """The answer to a request that ran alone after its batch had failed."""
+    queued_at = request.waiting.enqueued_at
+    times = (result.input_s, result.infer_s, result.output_s)
+    return Answer(
+        result.shares[0], batch.started_at - queued_at, batch.compute_s, request.waiting.rows, *times, queued_at
+    )
+
+
+def _tell(request: Request, outcome: Answer | InferdError) -> None:
+    if request.is_over:
+        return
+    request.is_over = True
+    try:
+        request.done(outcome)
+    except Exception:
+        logger.exception("what was to become of an answer failed")
+
+
+def _resolve(future: asyncio.Future[Answer], outcome: Answer | InferdError) -> None:
+    if future.done():
+        return
+    if isinstance(outcome, InferdError):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)

@@ -70,9 +70,9 @@ def _openai(status: int, message: str, parameter: str | None = None, code: str |
     return {"error": {"message": message, "type": kind, "param": parameter, "code": code}}
 
 
-def _body(request: Request, status: int, message: str, error: InferdError | None = None) -> dict[str, object]:
+def _body(path: str, status: int, message: str, error: InferdError | None = None) -> dict[str, object]:
     """The body of an error in the dialect of the path: OpenAI's, or else `{"error": message}`."""
-    if request.url.path.startswith("/v1/"):
+    if path.startswith("/v1/"):
         return openai_body(error) if error else _openai(status, message)
     return {"error": message}
 
@@ -82,8 +82,13 @@ def _respond(status: int, body: dict[str, object], headers: dict[str, str] | Non
 
 
 async def answer_inferd_error(request: Request, error: Exception) -> Response:
-    """Answer an error of ours; only those that are the server's fault are logged."""
+    """Answer an error of ours."""
     assert isinstance(error, InferdError)  # noqa: S101 - it is registered for this class alone
+    return error_response(request.url.path, error)
+
+
+def error_response(path: str, error: InferdError) -> Response:
+    """The answer to a request to `path`; only errors that are the server's fault are logged."""
     status = status_of(error)
     if status == 500:
         logger.error("a request failed: %s", error, exc_info=error.__cause__)
@@ -92,7 +97,7 @@ async def answer_inferd_error(request: Request, error: Exception) -> Response:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     if isinstance(error, Unauthenticated):
         headers["www-authenticate"] = "Bearer"
-    return _respond(status, _body(request, status, str(error), error), headers)
+    return _respond(status, _body(path, status, str(error), error), headers)
 
 
 async def answer_http_exception(request: Request, error: Exception) -> Response:
@@ -106,7 +111,7 @@ async def answer_http_exception(request: Request, error: Exception) -> Response:
         405: f"{request.method} is not allowed at {request.url.path}; allowed: {headers.get('allow', '')}",
     }
     message = messages.get(error.status_code, error.detail)
-    return _respond(error.status_code, _body(request, error.status_code, message), headers)
+    return _respond(error.status_code, _body(request.url.path, error.status_code, message), headers)
 
 
 def _allowed_methods(request: Request) -> list[str]:
@@ -120,6 +125,11 @@ def _allowed_methods(request: Request) -> list[str]:
 
 async def answer_unexpected(request: Request, error: Exception) -> Response:
     """Answer a defect of ours without its details; the log has them (the server logs what reaches this)."""
-    headers = {"x-request-id": request_id.get() or ""}
-    message = "an unexpected error; the server's log has it under this request's id"
-    return _respond(500, _body(request, 500, message), headers)
+    response = unexpected_response(request.url.path)
+    response.headers["x-request-id"] = request_id.get() or ""
+    return response
+
+
+def unexpected_response(path: str) -> Response:
+    """The answer to a request to `path` that met a defect of ours."""
+    return _respond(500, _body(path, 500, "an unexpected error; the server's log has it under this request's id"))

@@ -40,6 +40,10 @@ _IN_BODY = frozenset({"/translate", "/detect"})
 """Whose key may be in the body: where no header has one, who reads the body asks for it, by `admit_by`."""
 
 
+GRANT = "inferd.grant"
+"""Where an ASGI scope has the grant of a request that was let in before it came here."""
+
+
 def scope_of(path: str) -> KeyScope | None:
     """The scope that a key needs for the calls at `path`; None = they need no key."""
     if path in _OPEN or path.startswith(_OPEN_BELOW):
@@ -54,7 +58,7 @@ def scope_of(path: str) -> KeyScope | None:
 
 
 class Gate:
-    """An ASGI middleware that lets through who may pass. It stands before all that answers, shortcuts and routes alike.
+    """An ASGI middleware that lets through who may pass. It stands before all routes; `express` asks for itself.
 
     Args:
         app: what answers.
@@ -75,6 +79,9 @@ class Gate:
         if needed is None or self._access.is_open(needed):
             await self._app(scope, receive, send)
             return
+        if (grant := scope.get(GRANT)) is not None:
+            await self._answer(scope, receive, send, grant)
+            return
         secret = _key_in(scope)
         if secret is None and path in _IN_BODY:
             await self._app(scope, receive, send)
@@ -85,6 +92,9 @@ class Gate:
             response = await answer_inferd_error(Request(scope), error)
             await response(scope, receive, send)
             return
+        await self._answer(scope, receive, send, grant)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, grant: Grant) -> None:
         with grant:
             scope[KEY_NAME] = grant.name
             await self._app(scope, receive, send)

@@ -7,8 +7,10 @@ events, or a picture.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from fnmatch import fnmatchcase
+from functools import partial
 
 import msgspec
 from fastapi import APIRouter
@@ -16,15 +18,20 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.batching.records import Answer
 from service.errors import BadInput, UnsupportedMediaType
 from service.pictures import FORMATS
 from service.protocols import predict_images, predict_text, predict_translation
 from service.protocols.drawings import SEED_HEADER
+from service.protocols.express import Sent, Work
+from service.protocols.paths import path_parameters
 from service.protocols.predict_images import AskedPictures
 from service.protocols.predict_text import Asked
 from service.protocols.requests import (
+    TIMEOUT_HEADER,
     AnswerResponse,
     addressed,
+    deadline_in,
     deadline_of,
     form_of,
     json_response,
@@ -33,9 +40,9 @@ from service.protocols.requests import (
     run,
     while_connected,
 )
-from service.protocols.shortcuts import path_parameters
-from service.repository.batched_model import BatchedModel
+from service.repository.batched_model import BatchedModel, Prepared
 from service.repository.image_model import ImageModel
+from service.repository.model import Model
 from service.repository.repository import Repository
 from service.repository.text_model import TextModel
 from service.repository.translation_model import TranslationModel
@@ -43,6 +50,7 @@ from service.repository.translation_model import TranslationModel
 _BODY = msgspec.json.Decoder(Asked)
 _BODY_OF_PICTURES: msgspec.json.Decoder[Asked] = msgspec.json.Decoder(AskedPictures)
 
+_JSON, _FORM = "application/json", "multipart/form-data"
 _RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 
 _OPENAPI = {
@@ -89,34 +97,66 @@ _OPENAPI = {
 }
 
 
-def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
-    """The routes of this dialect."""
-    routes = APIRouter(tags=["predict"])
+class Predict:
+    """The call; of pictures and tensors that are small, it may go the short way. See `express.Call`.
 
-    async def predict(request: Request) -> Response:
+    Args:
+        repository: the models that answer.
+        max_body_bytes: of a request.
+    """
+
+    protocol = "predict"
+    paths: Sequence[str] = ("/predict/{model}", "/predict/{model}/versions/{version}")
+
+    def __init__(self, repository: Repository, *, max_body_bytes: int) -> None:
+        self._repository = repository
+        self._max_body_bytes = max_body_bytes
+
+    def prepare(self, model: Model, sent: Sent) -> Work | None:
+        """See `express.Call`."""
+        headers = sent.headers
+        media_type = _media_type(headers.get(b"content-type", b"").decode("latin-1"))
+        if not isinstance(model, BatchedModel) or media_type == _FORM or len(sent.body) > self._max_body_bytes:
+            return None
+        timeout = headers.get(TIMEOUT_HEADER.encode())
+        deadline = None if timeout is None else deadline_in(timeout.decode("latin-1"), sent.now)
+        asked = _asked(sent.body, sent.query, is_json=_is_json(media_type, "image/*"))
+        if model.is_large(asked.inputs):
+            return None
+        _refuse_stream(asked)
+        prepared = model.prepare_now(asked.inputs, asked.parameters or {})
+        if prepared is None:
+            return None
+        return Work(prepared.arrays, partial(_respond, model, prepared), _never, deadline)
+
+    async def answer(self, request: Request) -> Response:
         """Answer one input of the model's task; a text also as a stream of server-sent events."""
-        served = addressed(repository, request)
+        limit = self._max_body_bytes
+        served = addressed(self._repository, request)
         with ExitStack() as measured:
             measured.enter_context(served.measured())
             deadline = deadline_of(request)
             if isinstance(served, TextModel):
-                asked = await _read(request, max_body_bytes, "text/plain")
+                asked = await _read(request, limit, "text/plain")
                 return await predict_text.answer(request, served, asked, deadline, measured)
             if isinstance(served, TranslationModel):
-                asked = await _read(request, max_body_bytes, "text/plain")
+                asked = await _read(request, limit, "text/plain")
                 return await predict_translation.answer(request, served, asked, deadline)
             if isinstance(served, ImageModel):
-                asked = await _read(request, max_body_bytes, "text/plain", _BODY_OF_PICTURES)
+                asked = await _read(request, limit, "text/plain", _BODY_OF_PICTURES)
                 return await predict_images.answer(request, served, asked, deadline)
-            asked = await _read(request, max_body_bytes, "image/*")
+            asked = await _read(request, limit, "image/*")
             assert isinstance(served, BatchedModel)  # noqa: S101 - there are no others
-            if asked.stream:
-                raise BadInput("stream: this model gives its answer as a whole")
+            _refuse_stream(asked)
             preparing = served.prepare(asked.inputs, asked.parameters or {})
             prepared = await (while_connected(request, preparing) if served.is_large(asked.inputs) else preparing)
             answer = await run(request, served, prepared.arrays, deadline)
-            content = msgspec.json.encode(served.finish(prepared, answer))
-            return AnswerResponse(content, b"application/json", served, answer)
+            return _respond(served, prepared, answer)
+
+
+def router(repository: Repository, predict: Predict, *, max_body_bytes: int) -> APIRouter:
+    """The routes of this dialect."""
+    routes = APIRouter(tags=["predict"])
 
     async def describe(request: Request) -> Response:
         """Say what the model takes, what it answers, how good it is and where it comes from."""
@@ -141,10 +181,10 @@ def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
             }
         )
 
-    for path in ("/predict/{model}", "/predict/{model}/versions/{version}"):
+    for path in predict.paths:
         varying = {"parameters": path_parameters(path)}
         routes.add_api_route(
-            path, predict, methods=["POST"], response_model=None, openapi_extra={**_OPENAPI, **varying}
+            path, predict.answer, methods=["POST"], response_model=None, openapi_extra={**_OPENAPI, **varying}
         )
         routes.add_api_route(path, describe, methods=["GET"], response_model=None, openapi_extra=varying)
     return routes
@@ -167,20 +207,54 @@ async def _read(
     Raises:
         BadInput: it is none of these kinds, or broken, or (as TooLarge) too long.
     """
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type == "application/json":
-        expected = 'JSON {"inputs": ..., "parameters": {...}, "stream": true or false}'
-        content = parse_json(decoder, await read_body(request, limit), expected)
-        return Asked(content.inputs, {**request.query_params, **(content.parameters or {})}, content.stream)
-    if media_type == "multipart/form-data":
+    media_type = _media_type(request.headers.get("content-type", ""))
+    if media_type == _FORM:
         return Asked(await _read_form(request, limit), dict(request.query_params))
+    is_json = _is_json(media_type, raw)
+    return _asked(await read_body(request, limit), request.query_params, is_json=is_json, decoder=decoder)
+
+
+def _media_type(header: str) -> str:
+    return header.partition(";")[0].strip().lower()
+
+
+def _is_json(media_type: str, raw: str) -> bool:
+    """Whether a body is JSON; else it is the input itself.
+
+    Raises:
+        UnsupportedMediaType: it is neither.
+    """
+    if media_type == _JSON:
+        return True
+    # curl --data-binary says x-www-form-urlencoded unless told otherwise; the bytes decide what it is.
     if media_type in _RAW or fnmatchcase(media_type, raw):
-        # curl --data-binary says x-www-form-urlencoded unless told otherwise; the bytes decide what it is.
-        return Asked(await read_body(request, limit), dict(request.query_params))
+        return False
     raise UnsupportedMediaType(
-        f"content type {media_type!r} is not taken; allowed: {raw}, application/octet-stream, multipart/form-data, "
-        "application/json"
+        f"content type {media_type!r} is not taken; allowed: {raw}, application/octet-stream, {_FORM}, {_JSON}"
     )
+
+
+def _asked(
+    body: bytes, query: Mapping[str, str], *, is_json: bool, decoder: msgspec.json.Decoder[Asked] = _BODY
+) -> Asked:
+    if not is_json:
+        return Asked(body, dict(query))
+    content = parse_json(decoder, body, 'JSON {"inputs": ..., "parameters": {...}, "stream": true or false}')
+    return Asked(content.inputs, {**query, **(content.parameters or {})}, content.stream)
+
+
+def _refuse_stream(asked: Asked) -> None:
+    if asked.stream:
+        raise BadInput("stream: this model gives its answer as a whole")
+
+
+def _respond(model: BatchedModel, prepared: Prepared, answer: Answer) -> Response:
+    content = msgspec.json.encode(model.finish(prepared, answer))
+    return AnswerResponse(content, b"application/json", model, answer)
+
+
+def _never(_: Answer) -> bool:
+    return False
 
 
 async def _read_form(request: Request, limit: int) -> bytes:

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
 
-_GONE = "the client went away before its answer"
+GONE = "the client went away before its answer"
 
 MOST_JSON_CONTAINERS = 2**18
 MOST_JSON_VALUES = 2**21
@@ -189,7 +189,7 @@ async def while_connected(request: Request, work: Awaitable[T]) -> T:
     try:
         await asyncio.wait((future, gone), return_when=asyncio.FIRST_COMPLETED)
         if not future.done():
-            raise Cancelled(_GONE)
+            raise Cancelled(GONE)
         return future.result()
     finally:
         future.cancel()
@@ -200,11 +200,11 @@ async def _while_there(connection: BoundedProtocol, future: asyncio.Future[T]) -
     connection.ends_with.add(future)
     try:
         if connection.is_lost:
-            raise Cancelled(_GONE)
+            raise Cancelled(GONE)
         return await future
     except asyncio.CancelledError:
         if connection.is_lost and future.cancelled():
-            raise Cancelled(_GONE) from None
+            raise Cancelled(GONE) from None
         raise
     finally:
         connection.ends_with.discard(future)
@@ -272,12 +272,19 @@ def deadline_of(request: Request) -> float | None:
         BadInput: the header is no time.
     """
     text = request.headers.get(TIMEOUT_HEADER)
-    if text is None:
-        return None
+    return None if text is None else deadline_in(text, time.monotonic())
+
+
+def deadline_in(text: str, now: float) -> float:
+    """The deadline of a request that came at `now` with this time in its header.
+
+    Raises:
+        BadInput: it is no time.
+    """
     timeout_ms = float(text) if len(text) < 40 and _TIME.fullmatch(text) else -1.0
     if not 0 < timeout_ms < 1e9:
         raise BadInput(f"{TIMEOUT_HEADER} must be a positive number of milliseconds, not {text[:40]!r}")
-    return time.monotonic() + timeout_ms / 1000
+    return now + timeout_ms / 1000
 
 
 async def disconnected(receive: Receive) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from service.batching.batcher import Batcher
+from service.batching.batcher import INLINE_S, Batcher
 from service.batching.policy import LatencyProfile, Limits
 from service.batching.records import Answer, BatchReport
 from service.metrics import ModelMetrics
@@ -40,6 +40,7 @@ class GraphModel(Model):
         decoding: where large inputs are decoded.
         metrics: its series.
         statistics: where its requests and runs are counted.
+        inline_below_s: see `Batcher`.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class GraphModel(Model):
         decoding: BoundedThreads,
         metrics: ModelMetrics,
         statistics: VersionStatistics,
+        inline_below_s: float = INLINE_S,
     ) -> None:
         super().__init__(
             bundle,
@@ -71,6 +73,7 @@ class GraphModel(Model):
             run_blocking=partial(asyncio.get_running_loop().run_in_executor, self._runs),
             clock=time.monotonic,  # the loop's own clock ticks in milliseconds where the loop is uvloop's
             on_batch=self._count_batch,
+            inline_below_s=inline_below_s,
             batched=bundle.batched,
         )
 
@@ -83,6 +86,18 @@ class GraphModel(Model):
     ) -> asyncio.Future[Answer]:
         """See `Model.submit`; parameters mean nothing here."""
         return self._batcher.submit_nowait(arrays, self._rows(arrays), deadline, priority)
+
+    def start(
+        self,
+        arrays: Arrays,
+        done: Callable[[Answer | BaseException], object],
+        deadline: float | None = None,
+        priority: int = 0,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> Callable[[], object]:
+        """See `Model.start`; parameters mean nothing here."""
+        batcher = self._batcher
+        return partial(batcher.withdraw, batcher.enqueue(arrays, self._rows(arrays), deadline, priority, done))
 
     @property
     def is_idle(self) -> bool:
@@ -118,6 +133,7 @@ class BatchedModel(GraphModel):
         decoding: where large inputs are decoded.
         metrics: its series.
         statistics: where its requests and runs are counted.
+        inline_below_s: see `Batcher`.
     """
 
     def __init__(
@@ -130,9 +146,16 @@ class BatchedModel(GraphModel):
         decoding: BoundedThreads,
         metrics: ModelMetrics,
         statistics: VersionStatistics,
+        inline_below_s: float = INLINE_S,
     ) -> None:
         super().__init__(
-            bundle, profile=profile, limits=limits, decoding=decoding, metrics=metrics, statistics=statistics
+            bundle,
+            profile=profile,
+            limits=limits,
+            decoding=decoding,
+            metrics=metrics,
+            statistics=statistics,
+            inline_below_s=inline_below_s,
         )
         self._task = task
 
@@ -151,6 +174,21 @@ class BatchedModel(GraphModel):
             request = task.parse(inputs, parameters)
             encode = partial(task.encode, request)
             prepared = Prepared(request, await self.offload(encode) if task.is_heavy(request) else encode())
+        self.metrics.preprocess_seconds.observe(time.perf_counter() - started)
+        return prepared
+
+    def prepare_now(self, inputs: object, parameters: Mapping[str, object]) -> Prepared | None:
+        """Check and decode a request of the model's task in the event loop; None if that would take long.
+
+        Raises:
+            BadInput: it is wrong.
+        """
+        started = time.perf_counter()
+        task = self._task
+        request = task.parse(inputs, parameters)
+        if task.is_heavy(request):
+            return None
+        prepared = Prepared(request, task.encode(request))
         self.metrics.preprocess_seconds.observe(time.perf_counter() - started)
         return prepared
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from service.errors import BundleRefused, Unsupported
 from service.machine import cpu_quota
-from service.manifest import ImagesPostprocessing, Manifest, Tensor, read_manifest, verify_files
+from service.manifest import ImagesPostprocessing, Manifest, read_manifest, verify_files
 from service.repository.bare import describe, open_bare, probe
 from service.repository.drawing import draw_alone
 from service.repository.generation import grow_alone, text_slots
@@ -121,6 +122,13 @@ class Bundle:
         """The largest batch that its graph is run with, where a request's row may take several of the graph's."""
         return self.max_batch_rows * self.task.slots_a_row
 
+    def is_fixed(self, session: OnnxSession) -> bool:
+        """Whether every run of a graph has inputs of the same size, but for its rows."""
+        shapes = [tensor.shape for tensor in session.graph.inputs]
+        return all(
+            shape is not None and not any(isinstance(size, str) for size in shape[self.batched :]) for shape in shapes
+        )
+
     def measure_latency(self, role: str | None = None, *, budget_s: float = 1.0) -> tuple[tuple[int, float], ...]:
         """Time a graph, by default the one that batches are made for, by batch size: (rows, seconds).
 
@@ -129,7 +137,7 @@ class Bundle:
         """
         session = self.sessions[role] if role else self.session
         example = self.examples.get(role or self.task.graphs[-1])
-        fixed = all(_is_fixed(tensor, batched=self.batched) for tensor in session.graph.inputs)
+        fixed = self.is_fixed(session)
         if example is None or not (fixed or self.manifest.golden):
             return ()
 
@@ -139,7 +147,13 @@ class Bundle:
             return {name: np.resize(array, (count, *array.shape[1:])) for name, array in example.items()}
 
         most = self.most_rows if session is self.session else self.max_batch_rows
-        points = measure_latency(session.run, rows_of, max_rows=most, budget_s=budget_s)
+        points = measure_latency(
+            session.run,
+            rows_of,
+            max_rows=most,
+            budget_s=budget_s,
+            run_clock=time.thread_time if session.is_of_one_thread else time.perf_counter,
+        )
         return points if fixed else tuple((rows, max(seconds, _VARYING_S)) for rows, seconds in points)
 
     def predict(self, inputs: object, parameters: Mapping[str, object]) -> object:
@@ -307,11 +321,6 @@ def _bundle(
     batched = sessions[task.graphs[-1]].graph.batched
     max_rows = min(options.max_batch_rows, manifest.batching.max_batch_size) if batched else 1
     return Bundle(folder, manifest, variant, sessions, task, max_rows, batched, examples)
-
-
-def _is_fixed(tensor: Tensor, *, batched: bool) -> bool:
-    """Whether every request has this tensor in the same size, but for its rows."""
-    return tensor.shape is not None and not any(isinstance(size, str) for size in tensor.shape[batched:])
 
 
 def _open(folder: BundleFolder, options: LoadOptions) -> tuple[Manifest, AnyTask, Golden | None]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from service.batching.records import Answer, BatchReport, StepReport
@@ -23,6 +24,53 @@ T = TypeVar("T")
 
 _INLINE_INPUT = 8 * 1024
 """Bytes or characters up to which an input is parsed in the event loop."""
+
+
+class Measured:
+    """A request as a whole: its duration, its being in flight, and the reason if it fails.
+
+    Args:
+        model: that answers it.
+        statistics: of the model.
+    """
+
+    __slots__ = ("_model", "_started", "_statistics")
+
+    def __init__(self, model: Model, statistics: VersionStatistics) -> None:
+        self._model = model
+        self._statistics = statistics
+        self._started = 0.0
+
+    def __enter__(self) -> Measured:
+        self.begin()
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        self.end(error)
+
+    def begin(self) -> None:
+        """The request is being answered."""
+        if (traced := current.get()) is not None:
+            traced.addresses(self._model.name, self._model.version)
+        self._started = time.perf_counter()
+        self._model.begin_request()
+
+    def end(self, error: BaseException | None = None) -> None:
+        """It is answered, or has failed."""
+        seconds = time.perf_counter() - self._started
+        metrics = self._model.metrics
+        if error is None:
+            self._statistics.success.add(seconds)
+        else:
+            self._statistics.fail.add(seconds)
+            if isinstance(error, Exception | asyncio.CancelledError):
+                metrics.failures[_reason(error)].inc()
+        metrics.request_seconds.observe(seconds)
+        self._model.end_request()
+
+    def abandon(self) -> None:
+        """It is not answered here, and counts for nothing."""
+        self._model.end_request()
 
 
 class Model(ABC):
@@ -72,37 +120,20 @@ class Model(ABC):
         self._nothing_begun = asyncio.Event()
         self._nothing_begun.set()
 
-    @contextmanager
-    def measured(self) -> Iterator[None]:
-        """Around the whole of a request: its duration, its being in flight, and the reason if it fails.
+    def measured(self) -> Measured:
+        """What is put around the whole of a request."""
+        return Measured(self, self._statistics)
 
-        Until it ends the model is not let go, whatever takes its place.
-        """
-        if (traced := current.get()) is not None:
-            traced.addresses(self.name, self.version)
-        started = time.perf_counter()
+    def begin_request(self) -> None:
+        """A request is being answered: until it ends the model is not let go, whatever takes its place."""
         self._begun += 1
         self._nothing_begun.clear()
-        outcome = self._statistics.fail
-        try:
-            yield
-            outcome = self._statistics.success
-        except InferdError as error:
-            self.metrics.failures[error.reason].inc()
-            raise
-        except asyncio.CancelledError:
-            self.metrics.failures["cancelled"].inc()
-            raise
-        except Exception:
-            self.metrics.failures["runtime"].inc()
-            raise
-        finally:
-            seconds = time.perf_counter() - started
-            outcome.add(seconds)
-            self.metrics.request_seconds.observe(seconds)
-            self._begun -= 1
-            if not self._begun:
-                self._nothing_begun.set()
+
+    def end_request(self) -> None:
+        """One that had begun has ended."""
+        self._begun -= 1
+        if not self._begun:
+            self._nothing_begun.set()
 
     def is_large(self, inputs: object) -> bool:
         """Whether even parsing `inputs` belongs in a thread: small files can hold large things, but not very large."""
@@ -136,6 +167,33 @@ class Model(ABC):
             BadInput: there are no rows, or too many; or a parameter makes no sense.
             Overloaded: the queue is full.
         """
+
+    def start(
+        self,
+        arrays: Arrays,
+        done: Callable[[Answer | BaseException], object],
+        deadline: float | None = None,
+        priority: int = 0,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> Callable[[], object]:
+        """Queue tensors as `submit` does.
+
+        Args:
+            arrays: see `submit`, as of the others.
+            done: called with what became of them, unless they were withdrawn; it may not raise.
+            deadline: see `submit`.
+            priority: see `submit`.
+            parameters: see `submit`.
+
+        Returns:
+            What withdraws them.
+
+        Raises:
+            InferdError: see `submit`.
+        """
+        future = self.submit(arrays, deadline, priority, parameters)
+        future.add_done_callback(partial(_tell, done))
+        return future.cancel
 
     def observe(self, answer: Answer) -> None:
         """Count an answered request: its rows, how long it waited, what its batch took."""
@@ -199,3 +257,15 @@ class Model(ABC):
 
     def _rows(self, arrays: Arrays) -> int:
         return next(iter(arrays.values())).shape[0] if self.batched else 1
+
+
+def _tell(done: Callable[[Answer | BaseException], object], future: asyncio.Future[Answer]) -> None:
+    if not future.cancelled():
+        done(future.exception() or future.result())
+
+
+def _reason(error: BaseException) -> str:
+    """What metrics call a failure."""
+    if isinstance(error, InferdError):
+        return error.reason
+    return "cancelled" if isinstance(error, asyncio.CancelledError) else "runtime"

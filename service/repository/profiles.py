@@ -139,6 +139,7 @@ def _depends_on(bundle: Bundle) -> dict[str, str | int]:
         "threads": bundle.session.threads,
         "provider": bundle.session.provider,
         "rows": bundle.most_rows,
+        "clock": "of the thread" if bundle.session.is_of_one_thread else "of the wall",
     }
 
 

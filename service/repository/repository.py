@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypedDict
 
+from service.batching.batcher import INLINE_S
 from service.batching.policy import LatencyProfile, Limits
 from service.errors import BundleRefused, InferdError, NotFound, NotReady
 from service.machine import trim_memory
@@ -42,6 +43,11 @@ _UNKNOWN = LatencyProfile(((1, 0.01),))
 """What runs are taken to last of which nothing is known: long enough to be kept out of the event loop."""
 
 
+_INLINE_ON_FULL_CORES_S = 0.005
+"""Where every core has a process that serves, a run in a thread gains nothing: it and the event loop take turns on one
+core, and each finds the caches cold. This is how long others wait for a run at most."""
+
+
 class _Common(TypedDict):
     """What a model of any kind is made with."""
 
@@ -70,6 +76,7 @@ class Repository:
         metrics: where models get their series.
         decoding: threads for large inputs.
         let_go_s: how long a model that was replaced may go on with what it has begun.
+        has_cores_to_spare: whether there are more cores than processes that serve.
     """
 
     def __init__(
@@ -81,6 +88,7 @@ class Repository:
         metrics: Metrics,
         decoding: BoundedThreads,
         let_go_s: float,
+        has_cores_to_spare: bool = True,
     ) -> None:
         self._options = options
         self._profiling = profiling or Profiling()
@@ -88,6 +96,7 @@ class Repository:
         self._metrics = metrics
         self._decoding = decoding
         self._let_go_s = let_go_s
+        self._has_cores_to_spare = has_cores_to_spare
         self._models: dict[str, dict[int, Model]] = {}
         self._prepared: dict[Key, Bundle] = {}
         self._listing = Listing()
@@ -147,6 +156,15 @@ class Repository:
             self._metrics.unaddressed(error.reason)
             raise
 
+    def find(self, name: str, version: str | None = None) -> Model | None:
+        """A model that answers, as `get` has it; None where there is none, which then is no failure yet."""
+        serving = self._models.get(name)
+        if not serving:
+            return None
+        if not version:
+            return serving[max(serving)]
+        return serving.get(int(version)) if version.isascii() and version.isdigit() and len(version) < 10 else None
+
     def versions(self, name: str) -> list[int]:
         """The versions of `name` that serve, rising."""
         return sorted(self._models.get(name, {}))
@@ -192,12 +210,8 @@ class Repository:
         return load_tuned(placement.folder, self._options, self._profiling)
 
     def _get(self, name: str, version: str | None) -> Model:
-        serving = self._models.get(name, {})
-        if not version:
-            if serving:
-                return serving[max(serving)]
-        elif version.isascii() and version.isdigit() and len(version) < 10 and int(version) in serving:
-            return serving[int(version)]
+        if model := self.find(name, version):
+            return model
         known = {one.version: one for one in self._listing.entries if one.name == name}
         if not known:
             names = sorted({one.name for one in self._listing.entries})
@@ -240,7 +254,7 @@ class Repository:
         elif isinstance(bundle.task, ImageGeneration):
             model = ImageModel(bundle, bundle.task, text_profile=by_role.get(TEXT), **common)
         else:
-            model = BatchedModel(bundle, bundle.task, **common)
+            model = BatchedModel(bundle, bundle.task, inline_below_s=self._inline_below_s(bundle), **common)
         self._models.setdefault(name, {})[version] = model
         self._metrics.watch_queue(name, version, model.queued_rows)
         metrics.ready.set(1)
@@ -255,6 +269,13 @@ class Repository:
             1000 * profile.seconds(1),
             _described(model, limits),
         )
+
+    def _inline_below_s(self, bundle: Bundle) -> float:
+        """Below how long a run is done in the event loop."""
+        session = bundle.session
+        if self._has_cores_to_spare or not session.is_of_one_thread or not bundle.is_fixed(session):
+            return INLINE_S
+        return _INLINE_ON_FULL_CORES_S
 
     async def _let_go(self, model: Model) -> None:
         """Have a model that was replaced finish what it has begun, and forget its series if none has its place.

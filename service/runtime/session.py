@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from service.errors import BundleRefused, InferdError, NotReady, OutOfMemory, RuntimeFailure
 from service.manifest import FileEntry, Graph, Tensor
-from service.runtime.devices import CUDA
+from service.runtime.devices import CPU, CUDA
 from service.runtime.onnx_file import read_onnx
 from service.runtime.onnx_graph import DATATYPES, read_graph
 from service.runtime.runs import ModelRuns
@@ -87,6 +87,11 @@ class OnnxSession:
         if "BF16" in answered and "BYTES" in given:
             raise BundleRefused(file, "takes BYTES and answers BF16: ONNX Runtime's Python can't do both in one run")
         self._takes_bf16, self._answers_bf16 = "BF16" in given, "BF16" in answered
+
+    @property
+    def is_of_one_thread(self) -> bool:
+        """Whether a run is the work of the thread that asks for it, and of nothing else."""
+        return self.threads == 1 and self.provider == CPU
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Run the graph once.

@@ -79,6 +79,10 @@ class Grant:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.give_back()
+
+    def give_back(self) -> None:
+        """The request is answered."""
         if self._usage:
             self._usage.leave(self._slot)
 

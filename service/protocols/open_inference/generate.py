@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from service.batching.sequences import Finish
 from service.errors import BadInput, Invalid
+from service.protocols.paths import path_parameters
 from service.protocols.requests import (
     addressed,
     answer_headers,
@@ -28,7 +29,6 @@ from service.protocols.requests import (
     read_body,
     while_connected,
 )
-from service.protocols.shortcuts import path_parameters
 from service.protocols.streams import EventStream, event
 from service.repository.generation import Generation, Part
 from service.repository.repository import Repository

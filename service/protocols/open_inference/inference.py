@@ -69,6 +69,7 @@ class Inference:
         deadline: on the clock of `time.monotonic`.
         priority: 1 is the highest; 0 the default.
         parameters: of the request, those included that were read here.
+        told: by the shapes of outputs that are all binary, what an answer's JSON says of them.
     """
 
     id: str
@@ -77,6 +78,7 @@ class Inference:
     deadline: float | None
     priority: int
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    told: dict[tuple[tuple[int, ...], ...], bytes] = field(default_factory=dict)
 
 
 def inputs_of(given: Sequence[Given], graph: Graph, *, batched: bool) -> Arrays:

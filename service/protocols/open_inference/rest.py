@@ -1,57 +1,29 @@
 """The Open Inference Protocol (v2) over REST: the calls, by path.
 
-The specification is the protocol's own, as KServe and Triton answer it. Bulk data never meet pydantic: `messages` reads
-and writes them.
+The specification is the protocol's own, as KServe and Triton answer it. What runs a model is in `infer`.
 """
 
 from __future__ import annotations
 
-import time
-from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import msgspec
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.batching.records import Answer
 from service.errors import NotReady
 from service.manifest import Tensor
-from service.protocols.open_inference import compression, messages, statistics
+from service.protocols.open_inference import compression, statistics
 from service.protocols.open_inference.config import EXTENSIONS, PLATFORM, model_config
-from service.protocols.open_inference.inference import Inference, flag
+from service.protocols.open_inference.infer import Infer
+from service.protocols.open_inference.inference import flag
 from service.protocols.open_inference.tensors import shape_of
 from service.protocols.open_inference.version_policy import policy_of
-from service.protocols.requests import (
-    AnswerResponse,
-    addressed,
-    deadline_of,
-    json_response,
-    parse_json,
-    read_body,
-    run,
-    while_connected,
-)
-from service.protocols.shortcuts import path_parameters
+from service.protocols.paths import path_parameters
+from service.protocols.requests import addressed, json_response, parse_json, read_body
 from service.repository.control import Control
-from service.repository.model import Model
 from service.repository.repository import Repository
-
-_HEADER_LENGTH = "inference-header-content-length"
-
-_INLINE_BODY = 64 * 1024
-"""Bytes up to which a body is parsed in the event loop."""
-
-_INLINE_ELEMENTS = 8 * 1024
-"""Elements of an answer up to which they are written as JSON in the event loop."""
-
-_INLINE_COMPRESSION = 16 * 1024
-"""Bytes of an answer up to which it is compressed in the event loop."""
-
-_SMALLEST_COMPRESSED = 1024
-"""Bytes below which compressing an answer saves nothing."""
 
 
 class _IndexRequest(msgspec.Struct):
@@ -108,18 +80,18 @@ _INFERENCE_OPENAPI = {
 }
 
 
-def router(repository: Repository, control: Control, *, version: str, max_body_bytes: int) -> APIRouter:
+def router(repository: Repository, control: Control, infer: Infer, *, version: str, max_body_bytes: int) -> APIRouter:
     """The routes of this dialect.
 
     Args:
         repository: the models that answer here.
         control: the server as a whole.
+        infer: the call that runs a model.
         version: inferd's.
         max_body_bytes: of a request, as it is sent and once it is decompressed.
     """
     routes = APIRouter(prefix="/v2", tags=["open inference protocol"])
     whole = version
-    readers: WeakKeyDictionary[Model, messages.Reader] = WeakKeyDictionary()
 
     async def server_metadata() -> Response:
         """Name the server, its version and the extensions it has."""
@@ -172,29 +144,6 @@ def router(repository: Repository, control: Control, *, version: str, max_body_b
         ]
         return json_response({"model_stats": counted})
 
-    async def infer(request: Request) -> Response:
-        """Run the model's graph on tensors."""
-        served = addressed(repository, request)
-        with served.measured():
-            now = time.monotonic()
-            deadline = deadline_of(request)
-            header_length = messages.header_length_of(request.headers.getlist(_HEADER_LENGTH))
-            encoding = _encoding_of(request)
-            body = await read_body(request, max_body_bytes)
-            if (reader := readers.get(served)) is None:
-                reader = readers[served] = messages.Reader(served.graph, batched=served.batched)
-
-            def read() -> Inference:
-                content = compression.decompress(body, encoding, max_body_bytes) if encoding else body
-                return reader.read(content, header_length, now, deadline)
-
-            if encoding or len(body) > _INLINE_BODY:
-                asked = await while_connected(request, served.offload(read))
-            else:
-                asked = read()
-            answer = await run(request, served, asked.arrays, asked.deadline, asked.priority, asked.parameters)
-            return await _respond(request, served, asked, answer)
-
     async def index(request: Request) -> Response:
         """List every version of every model that was found, and what became of it."""
         body = await _read_small(request, max_body_bytes)
@@ -228,8 +177,10 @@ def router(repository: Repository, control: Control, *, version: str, max_body_b
     def post(path: str, answer: Any, openapi: dict[str, Any]) -> None:
         routes.add_api_route(path, answer, methods=["POST"], response_model=None, openapi_extra=openapi)
 
-    for path in ("/models/{model}/infer", "/models/{model}/versions/{version}/infer"):
-        post(path, infer, {**_INFERENCE_OPENAPI, "parameters": path_parameters(path)})
+    for path in infer.paths:
+        post(
+            path.removeprefix(routes.prefix), infer.answer, {**_INFERENCE_OPENAPI, "parameters": path_parameters(path)}
+        )
     get("", server_metadata)
     get("/health/live", live, head=True)
     get("/health/ready", ready, head=True)
@@ -268,30 +219,3 @@ async def _read_small(request: Request, limit: int) -> bytes:
 async def _read_parameters(request: Request, limit: int) -> dict[str, Any]:
     body = await _read_small(request, limit)
     return (parse_json(_CONTROL, body, 'empty or {"parameters": {...}}').parameters or {}) if body else {}
-
-
-async def _respond(request: Request, served: Model, asked: Inference, answer: Answer) -> Response:
-    """Write an answer, compressed if the client would rather have it so; what takes long is done elsewhere."""
-    headers: list[tuple[bytes, bytes]] = []
-    write = partial(messages.write, served, asked, answer)
-    if messages.elements_to_write(asked, answer) > _INLINE_ELEMENTS:
-        body, header_length = await while_connected(request, served.offload(write))
-    else:
-        body, header_length = write()
-    media_type = b"application/json"
-    if header_length is not None:
-        headers.append((_HEADER_LENGTH.encode(), b"%d" % header_length))
-        media_type = b"application/octet-stream"
-    if len(body) > _SMALLEST_COMPRESSED:
-        headers.append((b"vary", b"accept-encoding"))
-        if encoding := compression.choose(",".join(request.headers.getlist("accept-encoding"))):
-            compress = partial(compression.compress, body, encoding)
-            smaller = (
-                compress()
-                if len(body) <= _INLINE_COMPRESSION
-                else await while_connected(request, served.offload(compress))
-            )
-            if len(smaller) < len(body):
-                body = smaller
-                headers.append((b"content-encoding", encoding.encode()))
-    return AnswerResponse(body, media_type, served, answer, headers)

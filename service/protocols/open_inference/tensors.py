@@ -30,6 +30,8 @@ _MOST_AXES = 64
 
 _MOST_SHOWN = 10
 _LONGEST_SHOWN = 80
+_COPIED = 4096
+"""Bytes up to which copying them takes less than not to."""
 _LENGTH = struct.Struct("<I")
 
 _WIDE: Mapping[str, np.dtype[Any]] = {"b": np.dtype(np.int64), "i": np.dtype(np.int64), "u": np.dtype(np.uint64)}
@@ -214,10 +216,12 @@ def from_values(name: str, datatype: str, shape: Sequence[int], values: Sequence
 
 
 def to_buffer(array: NDArray[Any], datatype: str) -> Buffer:
-    """The bytes of an array as `from_raw` takes them; those of numbers are not copied."""
+    """The bytes of an array as `from_raw` takes them; those of many numbers are not copied."""
     if datatype == "BYTES":
         texts = [text.encode() for text in array.ravel().tolist()]
         return b"".join(part for text in texts for part in (_LENGTH.pack(len(text)), text))
+    if array.nbytes <= _COPIED:
+        return array.tobytes()
     # Seen as bytes, as not every type that NumPy can hold lends its memory out by itself.
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from service import pictures
 from service.errors import BadInput, BundleRefused, NotFound
 from service.manifest import read_file
-from service.protocols.shortcuts import path_parameters
+from service.protocols.paths import path_parameters
 from service.protocols.requests import addressed, read_body, while_connected
 from service.repository.bundle import Bundle
 from service.repository.repository import Repository

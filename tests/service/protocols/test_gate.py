@@ -18,7 +18,6 @@ from starlette.testclient import TestClient
 
 from service.observability import JsonFormatter
 from service.protocols.gate import scope_of
-from service.protocols.shortcuts import Shortcuts
 from tests.bundles import make_bundle
 from tests.conftest import Serve, running, start
 from tests.service.requests import BRIGHT, PNG, metrics
@@ -160,15 +159,6 @@ def test_every_route_needs_its_scope(closed: TestClient, *, own: bool) -> None:
             else:
                 assert answer.status_code == 403, (method, path, name)
                 assert f"the key {name!r} has the scope {name}; this call needs {scope}" in answer.text
-
-
-def test_the_shortcuts_are_behind_the_gate(closed: TestClient) -> None:
-    layers = []
-    layer: Any = closed.app.middleware_stack  # type: ignore[attr-defined]
-    while layer is not None:
-        layers.append(type(layer).__name__)
-        layer = getattr(layer, "app", None) or getattr(layer, "_app", None)
-    assert layers.index("Gate") < layers.index(Shortcuts.__name__)
 
 
 @pytest.mark.parametrize(
