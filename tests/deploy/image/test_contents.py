@@ -59,7 +59,7 @@ def test_labels_account_and_signal(image: str) -> None:
     assert facts["Config"]["User"] == "10001:10001"
     assert facts["Config"]["StopSignal"] == "SIGTERM"
     assert set(facts["Config"]["ExposedPorts"]) == {"8000/tcp", "8001/tcp", "8002/tcp"}
-    assert facts["HealthCheck"]["Test"] == ["CMD", "python", "-m", "service.healthcheck"]
+    assert facts["Healthcheck"]["Test"] == ["CMD", "python", "-m", "service.healthcheck"]
 
 
 def test_no_compiler_no_tool_that_fetches_and_no_training(image: str) -> None:
