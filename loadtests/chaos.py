@@ -2,8 +2,9 @@
 
 A server of two workers answers sixteen clients, each of which asks again when it was answered; meanwhile one of its
 workers after the other is ended by SIGKILL, whenever there are two, until it was fifty. Told: how many requests were
-answered, how many were lost with their connections, how many were refused, what the longest wait was, and whether every
-worker was replaced. Fails where anything but a request in flight is lost, or anybody waits longer than a time-out.
+answered, how many were lost with their connections, how many were refused, what the longest wait was, and how every
+worker ended that was replaced. Fails where anything but a request in flight is lost, or anybody waits longer than a
+time-out. `--proxy nginx` puts nginx between: what is lost is a 502 then.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ import threading
 import time
 import urllib.request
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 from benching import ROOT, hardware
 from processes import children_of
+from proxying import nginx
 from speed import Bench, Record
 
 from service.bench.address import Address
@@ -30,7 +33,10 @@ from service.settings import Settings
 
 CLIENTS = 16
 LONGEST_WAIT_S = 30.0
-_LOST = "disconnected"
+_LOST = {None: "disconnected", "nginx": "502"}
+"""What becomes of a request that a worker dies with, by what is between."""
+
+_END = re.compile(r"worker \d+ ended with (.+); it is replaced")
 
 
 class Killer(threading.Thread):
@@ -60,13 +66,26 @@ def main() -> int:
     parser.add_argument(
         "--seconds", type=float, default=15.0, help="of each load, of which there are as many as it takes"
     )
-    parser.add_argument("--output", type=Path, help="a folder: chaos.json is written into it")
+    parser.add_argument("--proxy", choices=("nginx",), help="what is between clients and server; default: nothing")
+    parser.add_argument("--output", type=Path, help="a folder: chaos.json, or chaos-nginx.json, is written into it")
     given = parser.parse_args()
     settings = Settings(models=ROOT / "models", workers=2, threads=1)
     before_us = children_of(os.getpid())
-    with own_server(settings, "fashion-classifier") as address:
-        (server,) = children_of(os.getpid()) - before_us
-        bench = Bench(address, Record(), seconds=given.seconds, warm_up_s=0.0)
+    ends, told = Counter[str](), list[str]()
+
+    def hear(line: str) -> None:
+        message, level = _entry(line)
+        if end := _END.search(message):
+            ends[end[1]] += 1
+        elif level not in ("debug", "info"):
+            told.append(message[:500])
+
+    with (
+        own_server(settings, "fashion-classifier", hear=hear) as address,
+        nginx(address) if given.proxy else nullcontext(address) as asked,
+    ):
+        (server,) = _running(children_of(os.getpid()) - before_us)
+        bench = Bench(asked, Record(), seconds=given.seconds, warm_up_s=0.0)
         killer = Killer(address, server, given.kills)
         killer.start()
         answered, refused, longest_s, errors = 0, 0, 0.0, Counter[str]()
@@ -81,17 +100,21 @@ def main() -> int:
         killer.join()
         time.sleep(3)
         restarts = metric(address, "inferd_worker_restarts_total")
+    lost = _LOST[given.proxy]
     kept = (
-        killer.killed == given.kills == restarts
-        and set(errors) <= {_LOST}
-        and errors[_LOST] <= CLIENTS * given.kills
+        killer.killed == given.kills == restarts == ends["SIGKILL"]
+        and set(errors) <= {lost}
+        and errors[lost] <= CLIENTS * given.kills
         and not refused
         and longest_s < LONGEST_WAIT_S
     )
     result = {
         "machine": hardware(),
         "killed": killer.killed,
+        "proxy": given.proxy,
         "replaced": restarts,
+        "ends": ends,
+        "told": told,
         "answered": answered,
         "refused": refused,
         "errors": errors,
@@ -101,8 +124,23 @@ def main() -> int:
     print(json.dumps(result, indent=2))
     if given.output:
         given.output.mkdir(parents=True, exist_ok=True)
-        (given.output / "chaos.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        name = f"chaos-{given.proxy}.json" if given.proxy else "chaos.json"
+        (given.output / name).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return 0 if kept else 1
+
+
+def _entry(line: str) -> tuple[str, str]:
+    """Message and level of a line of the log."""
+    try:
+        entry = json.loads(line)
+        return str(entry["message"]), str(entry["level"])
+    except (ValueError, LookupError, TypeError):
+        return line.rstrip(), "error"
+
+
+def _running(pids: set[int]) -> set[int]:
+    """Which of these processes run inferd."""
+    return {one for one in pids if b"service.cli" in Path(f"/proc/{one}/cmdline").read_bytes()}
 
 
 def metric(address: Address, name: str) -> float:
