@@ -11,9 +11,10 @@ from typing import Final
 from tests.deploy.containers import IMAGE, base_image, podman
 
 TOGETHER: Final = "All that is not the base"
+PYTHON: Final = "Python packages of `requirements/serve.txt`"
 LAYERS: Final = {
+    "in /opt/inferd ": PYTHON,
     "in /models ": "the models",
-    "in /opt/inferd ": "Python packages of `requirements/serve.txt`",
     "in / ": "inferd itself",
     "apt-get": "tini and the account `inferd`",
 }
@@ -53,7 +54,8 @@ def packages(image: str = IMAGE) -> dict[str, float]:
 def table(image: str = IMAGE) -> dict[str, float]:
     """All of it in the order of the docs."""
     together = (_size_of(image) - _size_of(base_image())) / 1e6
-    return {TOGETHER: together, **layers(image), **packages(image)}
+    of_layers = layers(image)
+    return {TOGETHER: together, PYTHON: of_layers.pop(PYTHON), **packages(image), **of_layers}
 
 
 def _size_of(image: str) -> int:
