@@ -16,13 +16,14 @@ LOADTEST := .venv/loadtest/bin
 FUZZ := .venv/fuzz/bin
 CHART := .venv/chart/bin
 IMAGE := .venv/image/bin
+BROWSER := .venv/browser/bin
 LOCK := .venv/lock/bin
 AUDITED := .venv/audit/bin
 PROTO := service/protocols/open_inference/grpc
 COMPARED := bentoml fastapi litserve mlserver mosec ray triton
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-clients coverage check audit proto train export loadtest loadtest-ci bench-hostile bench-speed bench-text bench-translate compare chaos soak fuzz image sbom chart test-emulated lock lock-compare clean
+.PHONY: help serve test test-clients test-browser coverage check audit proto train export loadtest loadtest-ci bench-hostile bench-speed bench-text bench-translate compare chaos soak fuzz image sbom chart test-emulated lock lock-compare clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -38,6 +39,11 @@ test-clients: $(SERVE)/.ready $(CLIENTS)/.ready ## call a server with the client
 	$(CLIENTS)/python -m pytest --confcutdir tests/clients tests/clients/triton $(ARGS) $(or_none_chosen)
 	$(CLIENTS)/python -m pytest --confcutdir tests/clients tests/clients/kserve $(ARGS) $(or_none_chosen)
 	$(CLIENTS)/python -m pytest --confcutdir tests/clients tests/clients/text $(ARGS) $(or_none_chosen)
+
+# Screenshots go to build/screenshots/.
+test-browser: $(SERVE)/.ready $(BROWSER)/.ready ## try the playground in a real browser (Debian's chromium)
+	@$(require_chromium)
+	$(BROWSER)/python -m pytest --confcutdir tests/browser tests/browser $(ARGS)
 
 or_none_chosen = $(if $(ARGS),|| test $$? = 5)
 
@@ -131,6 +137,7 @@ lock: $(LOCK)/.ready ## remake requirements/ from pyproject.toml (newest of all:
 	  --excludes requirements/unlocked.in --output-file requirements/test.txt
 	$(compile) pyproject.toml --extra loadtest --constraints requirements/serve.txt --output-file requirements/loadtest.txt
 	$(compile) --group clients --output-file requirements/clients.txt
+	$(compile) --group browser --output-file requirements/browser.txt
 	$(compile) --group fuzz --output-file requirements/fuzz.txt
 	$(compile) --group chart --output-file requirements/chart.txt
 	$(compile) --group image --output-file requirements/image.txt
@@ -160,6 +167,9 @@ $(FUZZ)/.ready: requirements/fuzz.txt
 
 $(IMAGE)/.ready: requirements/image.txt
 	$(call environment,image,-r requirements/image.txt)
+
+$(BROWSER)/.ready: requirements/browser.txt
+	$(call environment,browser,-r requirements/browser.txt)
 
 $(CHART)/.ready: requirements/chart.txt
 	$(call environment,chart,-r requirements/chart.txt)
@@ -219,4 +229,13 @@ command -v nginx >/dev/null && command -v promtool >/dev/null || { test "$$(id -
   apt-get -o DPkg::Lock::Timeout=300 update -qq; \
   DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends \
     nginx-light prometheus >/dev/null; } || true; }
+endef
+
+# INFERD_CHROMIUM names another one, such as a Chrome that is installed.
+define require_chromium
+test -n "$$INFERD_CHROMIUM" || command -v chromium >/dev/null || { \
+  test "$$(id -u)" = 0 && command -v apt-get >/dev/null || { \
+    echo "make test-browser: needs chromium (Debian's package of this name), or INFERD_CHROMIUM=/path/to/chrome" >&2; exit 1; }; \
+  apt-get -o DPkg::Lock::Timeout=300 update -qq && \
+  DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends chromium >/dev/null; }
 endef

@@ -16,8 +16,8 @@ from service.app import create_app
 from service.settings import ENV_PREFIX, Settings
 from tests.bundles import make_bundle
 
-# They have environments of their own, see `make test-clients`, `make chart` and `make image`.
-collect_ignore = ["clients", "deploy"]
+# They have environments of their own, see `make test-browser`, `make test-clients`, `make chart` and `make image`.
+collect_ignore = ["browser", "clients", "deploy"]
 
 # A slow machine is no defect of what is tested.
 hypothesis.settings.register_profile("inferd", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])

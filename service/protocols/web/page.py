@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ _HEADERS: Final[Mapping[str, str]] = {
     "content-security-policy": _POLICY,
     "cross-origin-opener-policy": "same-origin",
     "referrer-policy": "no-referrer",
+    "vary": "accept-encoding",
     "x-content-type-options": "nosniff",
 }
 
@@ -57,18 +59,22 @@ class _File:
     """A file as it is sent."""
 
     content: bytes
+    compressed: bytes
     headers: Mapping[str, str]
 
     @classmethod
     def of(cls, name: str, content: bytes) -> _File:
         """The file `name` with its kind, and what tells it from what it was in another release."""
         tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
-        return cls(content, {"content-type": _KINDS[PurePosixPath(name).suffix], "etag": tag, **_HEADERS})
+        headers = {"content-type": _KINDS[PurePosixPath(name).suffix], "etag": tag, **_HEADERS}
+        return cls(content, gzip.compress(content, mtime=0), headers)
 
     def answer(self, request: Request) -> Response:
         """Send it, unless the browser has it."""
         if self.headers["etag"] in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=dict(self.headers))
+        if "gzip" in request.headers.get("accept-encoding", ""):
+            return Response(self.compressed, headers={**self.headers, "content-encoding": "gzip"})
         return Response(self.content, headers=dict(self.headers))
 
 

@@ -17,6 +17,7 @@ export function bars(name) {
         const [first, second, bar] = element.children[index].children;
         first.textContent = label;
         second.textContent = written(score);
+        bar.classList.toggle("negative", score < 0);
         bar.style.setProperty("--share", Math.abs(score) / most);
       });
     },

@@ -40,13 +40,14 @@ export function uniqueId(prefix) {
 
 /** A slider with its name before it and its value behind it. */
 export function slider(name, { min, max, step, value, show = String, oninput }) {
-  const output = h("output", {}, show(value));
-  const input = h("input", { type: "range", min, max, step, value });
+  const id = uniqueId("slider");
+  const output = h("span", { class: "value" }, show(value));
+  const input = h("input", { type: "range", id, min, max, step, value });
   input.addEventListener("input", () => {
     output.textContent = show(input.valueAsNumber);
     oninput?.(input.valueAsNumber);
   });
-  const element = h("label", { class: "field slider" }, h("span", {}, name, " ", output), input);
+  const element = h("div", { class: "field slider" }, h("span", {}, h("label", { for: id }, name), " ", output), input);
   return {
     element,
     input,

@@ -13,7 +13,7 @@ export function livePanel() {
   const rate = linePlot("requests a second", ["requests"], (value) => value.toFixed(value < 10 ? 1 : 0));
   const latency = linePlot("time by phase, on average", PHASES, milliseconds);
   const sizes = barPlot("rows in a run, since this page was opened", "runs");
-  const waiting = linePlot("now", ["in work", "rows queued"], whole);
+  const waiting = linePlot("at this moment", ["in work", "rows queued"], whole);
   const closed = h("p", { class: "notice", role: "status", hidden: true });
   const plots = h("div", { class: "plots" }, [rate, latency, sizes, waiting].map((plot) => plot.element));
   const picker = h("select", {});

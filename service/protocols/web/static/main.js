@@ -50,7 +50,8 @@ setUpKey();
 addEventListener("hashchange", route);
 watchModels({
   onChange(found, all) {
-    entries = found;
+    entries = found ?? [];
+    empty.hidden = !found || found.length > 0;
     refresh(all);
   },
   onState(told, kind) {
@@ -95,7 +96,6 @@ async function refresh(all) {
     if (!cards.has(name)) cards.set(name, { versions: versionsOf(versions), frame: null });
   }
   fill(unready, entries.filter((entry) => entry.state !== "READY").map(notReady));
-  empty.hidden = entries.length > 0;
   empty.textContent = "There are no models here yet. A folder models/<name>/<version>/ with a model.onnx in it is one.";
   fill(
     contents,

@@ -56,7 +56,7 @@ function table(lines, inline) {
   const [head, , ...body] = rows;
   return h(
     "div",
-    { class: "scrolled", tabindex: "0", role: "region", "aria-label": `Table: ${head.join(", ")}` },
+    { class: "scrolled", tabindex: "0", role: "group", "aria-label": `Table: ${head.join(", ")}` },
     h("table", {}, h("thead", {}, h("tr", {}, head.map((cell) => h("th", { scope: "col" }, inline(cell))))), h("tbody", {}, body.map((row) => h("tr", {}, row.map((cell) => h("td", {}, inline(cell))))))),
   );
 }

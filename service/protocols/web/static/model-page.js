@@ -90,7 +90,7 @@ export function modelPage(name, version, entries) {
     }
     const response = await call(`${below}/files/README.md`);
     const picture = (file, told) => {
-      const image = h("img", { alt: told, loading: "lazy" });
+      const image = h("img", { alt: "" });
       if (file in files) load(image, `${below}/files/${file}`);
       return h("figure", {}, image, h("figcaption", { class: "small muted" }, told));
     };
@@ -131,7 +131,7 @@ function tensorTable(inputs, outputs) {
 function table(head, rows) {
   return h(
     "div",
-    { class: "scrolled", tabindex: "0", role: "region", "aria-label": `Table: ${head.filter(Boolean).join(", ")}` },
+    { class: "scrolled", tabindex: "0", role: "group", "aria-label": `Table: ${head.filter(Boolean).join(", ")}` },
     h("table", {}, h("thead", {}, h("tr", {}, head.map((cell) => (cell ? h("th", { scope: "col" }, cell) : h("td", {}))))), h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell) => h("td", {}, cell)))))),
   );
 }

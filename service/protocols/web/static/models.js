@@ -8,7 +8,7 @@ const WHILE_LOADING_MS = 1000;
 /**
  * Watch the server's models for as long as the page is there.
  * @param {(entries: object[], all: boolean) => void} onChange called with [{ name, version, state, reason }] at first and
- *   where they change; `all`: with another key, so nothing is known of what was.
+ *   where they change, and with null where the server tells nothing; `all`: nothing is known any more of what was.
  * @param {(told: string, kind: string) => void} onState called with how the server is: good, waiting or bad.
  */
 export function watchModels({ onChange, onState }) {
@@ -30,10 +30,11 @@ export function watchModels({ onChange, onState }) {
       isShutOut = false;
     } catch (error) {
       isShutOut = error.status === 401 || error.status === 403;
+      if (isShutOut) onChange(null, true);
       onState(isShutOut ? "this server asks for a key" : error.message, "bad");
     }
     clearTimeout(timer);
-    if (!document.hidden && !isShutOut) timer = setTimeout(look, wait);
+    if (!isShutOut) timer = setTimeout(() => document.hidden || look(), wait);
   }
 
   document.addEventListener("visibilitychange", () => !document.hidden && !isShutOut && look());

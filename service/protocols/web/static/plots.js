@@ -27,7 +27,8 @@ export function linePlot(title, names, write) {
         const points = rows.map((row, x) => [((x + MOST_POINTS - rows.length) * WIDTH) / (MOST_POINTS - 1), row[index]]).filter(([, value]) => Number.isFinite(value));
         line.setAttribute("d", points.map(([x, value], n) => `${n ? "L" : "M"}${x.toFixed(1)} ${(HEIGHT - 2 - (value / top) * (HEIGHT - 6)).toFixed(1)}`).join(""));
       });
-      values.forEach((value, index) => (numbers[index].textContent = Number.isFinite(value) ? write(value) : "\u2013"));
+      // Where nothing happened, the last number stays.
+      values.forEach((value, index) => Number.isFinite(value) && (numbers[index].textContent = write(value)));
     },
   };
 }

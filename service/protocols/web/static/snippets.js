@@ -9,7 +9,7 @@ export function snippetPanel() {
   let chosen = "";
   const tabs = h("div", { class: "tabs", role: "group", "aria-label": "Language" });
   const code = h("code");
-  const block = h("pre", { tabindex: "0", role: "region", "aria-label": "The call" }, code);
+  const block = h("pre", { tabindex: "0", role: "group", "aria-label": "The call" }, code);
   const copied = h("span", { class: "small muted", role: "status" });
   const copy = h("button", { type: "button", onclick: () => copyText(code.textContent, copied) }, "Copy");
   const element = h(

@@ -86,7 +86,7 @@ export function tensorField({ name, datatype, shape }, onChange) {
       if (data instanceof Error) told.textContent = data.message;
       else show(data);
     });
-    return h("label", { class: "button" }, "from a picture, 0 to 1", input);
+    return h("label", { class: "button" }, "from a picture", input);
   }
 
   return { element, read };

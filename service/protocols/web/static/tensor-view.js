@@ -5,6 +5,7 @@ import { h, whole } from "./dom.js";
 
 const MOST_BARS = 40;
 const MOST_BEST = 10;
+const MOST_ROWS = 8;
 const MOST_PIXELS = 1_000_000;
 const MOST_WRITTEN = 1000;
 
@@ -20,7 +21,7 @@ export function tensorView({ name, datatype, shape, data }, labels) {
     h(
       "details",
       {},
-      h("summary", { class: "small" }, data.length > MOST_WRITTEN ? `the first ${whole(MOST_WRITTEN)} of ${whole(data.length)} elements` : "as numbers"),
+      h("summary", { class: "small" }, data.length > MOST_WRITTEN ? `the first ${whole(MOST_WRITTEN)} of ${whole(data.length)} elements` : "as JSON"),
       h("pre", { tabindex: "0" }, JSON.stringify(written)),
     ),
   );
@@ -30,8 +31,8 @@ function numbersView(shape, data, labels) {
   if (!data.length) return h("p", { class: "muted" }, "Nothing came out.");
   const last = shape.at(-1) ?? 1;
   const rows = data.length / last;
-  if (last === labels.length || (rows === 1 && last <= MOST_BARS) || data.length <= MOST_BARS) {
-    return h("div", {}, rowsOf(data, data.length <= MOST_BARS && last !== labels.length ? data.length : last).slice(0, 8).map((row) => barsOf(row, labels)));
+  if (last === labels.length || (last <= MOST_BARS && rows <= MOST_ROWS)) {
+    return h("div", { class: "rows" }, rowsOf(data, last).slice(0, MOST_ROWS).map((row, index) => [rows > 1 && h("h4", { class: "small muted" }, `row ${index + 1}`), barsOf(row, labels)]));
   }
   const picture = pictureShape(shape);
   const summary = h("p", { class: "small muted" }, `from ${short(least(data))} to ${short(most(data))}, ${short(data.reduce((sum, one) => sum + one, 0) / data.length)} on average`);

@@ -9,7 +9,7 @@ const ALTERNATIVES = 6;
 
 export function create({ frame, description }) {
   const limits = description.parameters;
-  const prompt = h("textarea", { rows: 3, value: "ROMEO:\nO gentle", spellcheck: "false", oninput: changed });
+  const prompt = h("textarea", { rows: 3, placeholder: "how it begins; nothing is the start of a text", spellcheck: "false", oninput: changed });
   const temperature = slider("temperature", { min: 0, max: 2, step: 0.05, value: 0.8, show: (x) => x.toFixed(2), oninput: changed });
   const topP = slider("top-p", { min: 0.05, max: 1, step: 0.05, value: 1, show: (x) => x.toFixed(2), oninput: changed });
   const length = numberField("characters", { min: limits.max_new_tokens.minimum, value: 300, required: true, oninput: changed });
@@ -28,6 +28,7 @@ export function create({ frame, description }) {
   const likely = bars("What might have stood there");
   const choices = h("div", { class: "choices row" });
   let writing = null;
+  let isFollowed = true; // until somebody scrolls back
   let tokens = []; // { text, logprob, top: [{ text, logprob }] }
   let place = -1;
   let used = null; // what was asked for what is shown
@@ -54,6 +55,7 @@ export function create({ frame, description }) {
     writing = mine;
     tokens = [];
     place = -1;
+    isFollowed = true;
     fill(text, h("span", { class: "prompt" }, beginning));
     fill(numbers);
     likely.clear();
@@ -76,7 +78,7 @@ export function create({ frame, description }) {
       for await (const event of events(response)) {
         first ||= performance.now();
         if (!event.token.special) add(event.token, event.top_tokens ?? []);
-        tell(first);
+        follow(first);
         last = event.details ?? last;
       }
       if (last) {
@@ -96,19 +98,29 @@ export function create({ frame, description }) {
         start.disabled = false;
         stop.disabled = true;
         frame.calls(calls);
+        cancelAnimationFrame(awaited);
+        awaited = 0;
         if (tokens.length) tell(first, performance.now() - began);
       }
     }
   }
 
   function add(token, top) {
-    const isAtEnd = text.scrollHeight - text.scrollTop - text.clientHeight < 40;
     const index = tokens.length;
     tokens.push({ text: token.text, logprob: token.logprob, top });
     // How unexpected it was: 0 where it was certain, 1 at a probability of one in a thousand and below.
     const surprise = Math.min(1, -token.logprob / Math.log(1000));
     text.append(h("span", { class: "token", "data-index": index, style: { "--surprise": surprise.toFixed(3) } }, token.text));
-    if (isAtEnd) text.scrollTop = text.scrollHeight;
+  }
+
+  // What costs a layout is done once a frame, however many characters have come.
+  let awaited = 0;
+  function follow(first) {
+    awaited ||= requestAnimationFrame(() => {
+      awaited = 0;
+      if (isFollowed) text.scrollTop = text.scrollHeight;
+      if (tokens.length) tell(first);
+    });
   }
 
   function tell(first, whole_ms) {
@@ -154,6 +166,9 @@ export function create({ frame, description }) {
     return text.querySelector(".prompt").textContent + tokens.slice(0, index).map((token) => token.text).join("");
   }
 
+  text.addEventListener("scroll", () => {
+    isFollowed = text.scrollHeight - text.scrollTop - text.clientHeight < 40;
+  });
   text.addEventListener("pointerover", (event) => {
     const token = event.target.closest(".token");
     if (token) look(Number(token.dataset.index));

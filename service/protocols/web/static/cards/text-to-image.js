@@ -10,7 +10,7 @@ import { fileOf, pictureButton, shown, slot } from "../pictures.js";
 export function create({ frame, description, metadata }) {
   const { labels = [], latent, max_images: most, input } = description;
   const path = `predict/${frame.path}`;
-  const prompt = h("input", { type: "text", value: labels.length ? "an ankle boot" : "", maxlength: input?.max_text_characters ?? 1000, onkeydown: (event) => event.key === "Enter" && draw() });
+  const prompt = h("input", { type: "text", value: labels.at(-1) ?? "", maxlength: input?.max_text_characters ?? 1000, onkeydown: (event) => event.key === "Enter" && draw() });
   const seed = numberField("seed", { min: 0, max: Number.MAX_SAFE_INTEGER, placeholder: "any" });
   const count = numberField("pictures", { min: 1, max: most, value: Math.min(8, most), required: true });
   const truncation = slider("truncation", { min: 0.1, max: 1, step: 0.05, value: latent.truncation, show: (x) => x.toFixed(2) });

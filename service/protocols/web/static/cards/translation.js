@@ -23,7 +23,7 @@ export function create({ frame, description }) {
     "select",
     { onchange: () => translate() },
     Array.from({ length: search.most_beams }, (_, index) => index + 1).map((count) =>
-      h("option", { value: count, selected: count === search.num_beams }, count === 1 ? "1 (the likeliest token each time)" : String(count)),
+      h("option", { value: count, selected: count === search.num_beams }, count === 1 ? "1 (greedy)" : String(count)),
     ),
   );
   const others = h("ul", { class: "others", "aria-label": "Other translations" });
