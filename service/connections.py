@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -86,6 +87,7 @@ class BoundedProtocol(HttpToolsProtocol):
         since: from when on, on the event loop's clock.
         is_lost: whether the client has gone away,
         ends_with: and what is cancelled then.
+        refused_at: see `Connected`.
     """
 
     limits: ConnectionLimits
@@ -105,6 +107,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._held: list[bytes] = []  # and what has come of its body
         self.is_lost = False
         self.ends_with: set[Cancellable] = set()
+        self.refused_at = -math.inf
         super().connection_made(TogetherTransport(transport, self.loop.call_soon))
         if len(self.connections) > (most := self.limits.max_connections):
             self.refuse(

@@ -24,9 +24,11 @@ class Connected(Protocol):
 
     Attributes:
         ends_with: what is cancelled when the client goes away.
+        refused_at: when the last request was refused because too much is asked, on the event loop's clock.
     """
 
     ends_with: set[Cancellable]
+    refused_at: float
 
     def send_answer(self, status: int, content: Iterable[bytes], *, last: bool) -> None:
         """Send an answer: the line with its status, and all that follows. `last`: and end."""

@@ -18,6 +18,7 @@ from typing import Protocol, TypeAlias, TypeVar
 import msgspec
 
 from service.batching.arrays import gather, layout, misfit, scatter
+from service.batching.overload import Overload
 from service.batching.policy import (
     PRIORITY_LEVELS,
     Cause,
@@ -29,9 +30,10 @@ from service.batching.policy import (
     give_up_at,
     level_of,
     next_batch,
+    overloaded_wait_s,
 )
 from service.batching.records import Answer, BatcherStatistics, BatchReport
-from service.errors import BadInput, DeadlineExceeded, InferdError, NotReady, RuntimeFailure
+from service.errors import BadInput, DeadlineExceeded, InferdError, NotReady, Overloaded, RuntimeFailure
 from service.tensors import Arrays
 
 logger = logging.getLogger(__name__)
@@ -163,6 +165,7 @@ class Batcher:
         self._draining = False
         self._batches = self._failed_batches = self._rows = 0
         self._slowdown = 1.0
+        self._overload = Overload(self._clock(), slack_rows=2 * limits.full_rows)
         self._last: _Batch | None = None  # that was followed by what waited for its end
 
     async def submit(self, inputs: Arrays, rows: int, deadline: float | None = None, priority: int = 0) -> Answer:
@@ -210,7 +213,7 @@ class Batcher:
         running_s_left = max(0.0, self._running.predicted_end - now) if self._running else 0.0
         rows_behind = sum(self._queued_rows[level:])
         queued_rows = sum(self._queued_rows)
-        admit(rows, queued_rows, running_s_left, self._profile, self._limits, rows_behind, self._slowdown)
+        self._admit(rows, queued_rows, running_s_left, rows_behind, now)
 
         waiting = Waiting(rows, now, deadline, layout(inputs) if self._batched else None)
         request = Request(inputs, waiting, level, done)
@@ -223,6 +226,18 @@ class Batcher:
             self._idle.clear()
             self._loop.call_soon(self._dispatch)
         return request
+
+    def _admit(self, rows: int, queued_rows: int, running_s_left: float, rows_behind: int, now: float) -> None:
+        """Let a request in, or refuse it."""
+        overload, profile, limits, slowdown = self._overload, self._profile, self._limits, self._slowdown
+        full = limits.full_rows
+        overload.arrive(rows, now, queued_rows / full * slowdown * profile.seconds(full) if queued_rows > full else 0.0)
+        longest_wait_s = overloaded_wait_s(profile, limits, slowdown) if overload.is_on else None
+        try:
+            admit(rows, queued_rows, running_s_left, profile, limits, rows_behind, slowdown, longest_wait_s)
+        except Overloaded:
+            overload.refuse(now)
+            raise
 
     def withdraw(self, request: Request) -> None:
         """Nobody wants its answer any more: if it has not begun to run it does not, and it is not told of anything."""
@@ -288,6 +303,7 @@ class Batcher:
         for request in requests:
             self._dequeue(request)
         rows = sum(request.waiting.rows for request in requests)
+        self._overload.leave(rows)
         predicted_s = self._profile.seconds(rows)
         batch = self._running = _Batch(requests, rows, decision.cause, now, now + predicted_s)
         attempt = partial(self._attempt, requests, rows)

@@ -39,6 +39,10 @@ PRIORITY_LEVELS: Final = 3
 """Level 1 is served first."""
 DEFAULT_PRIORITY_LEVEL: Final = 2
 
+_SHORTEST_QUEUE_S: Final = 0.01
+_BATCHES_WAITED: Final = 3
+"""What a queue holds at least, however overloaded: seconds, and batches."""
+
 _WEIGHT: Final = 0.05
 _MOST_OF_ONE: Final = 10.0
 
@@ -154,6 +158,13 @@ def adapted(slowdown: float, predicted_s: float, taken_s: float) -> float:
     return slowdown + _WEIGHT * (min(taken_s / predicted_s, _MOST_OF_ONE * slowdown) - slowdown)
 
 
+def overloaded_wait_s(profile: LatencyProfile, limits: Limits, slowdown: float) -> float:
+    """How long a request may wait in an overload: for a few batches, so that there is always one to run."""
+    return min(
+        limits.max_queue_s, max(_SHORTEST_QUEUE_S, _BATCHES_WAITED * slowdown * profile.seconds(limits.full_rows))
+    )
+
+
 def level_of(priority: int) -> int:
     """Return the level at which a request is served: 0, and whatever is no level, means the default."""
     return priority if 1 <= priority <= PRIORITY_LEVELS else DEFAULT_PRIORITY_LEVEL
@@ -167,6 +178,7 @@ def admit(
     limits: Limits,
     rows_behind: int = 0,
     slowdown: float = 1.0,
+    longest_wait_s: float | None = None,
 ) -> None:
     """Return if a new request may wait, and raise if not.
 
@@ -181,6 +193,7 @@ def admit(
         limits: what is allowed.
         rows_behind: how many of `queued_rows` wait at lower levels: they take room, but nobody waits for them.
         slowdown: how many times as long as `profile` says batches take now, with all that goes on beside them.
+        longest_wait_s: in place of `limits.max_queue_s`.
 
     Raises:
         BadInput: the request has no rows.
@@ -195,6 +208,7 @@ def admit(
     if queued_rows == 0:
         return
 
+    longest_wait_s = limits.max_queue_s if longest_wait_s is None else longest_wait_s
     full = limits.full_rows
     full_batch_s = slowdown * profile.seconds(full)
 
@@ -208,14 +222,14 @@ def admit(
         if rest and rest + rows > full:
             wait_s += slowdown * profile.seconds(rest)
         # Nothing is in front of the request once those have started, so it fits then at the latest.
-        fits_after_s = min(wait_s - limits.max_queue_s, seconds_until_started(rows_ahead))
+        fits_after_s = min(wait_s - longest_wait_s, seconds_until_started(rows_ahead))
 
     rows_over = queued_rows + rows - limits.max_queue_rows
     if rows_over > 0:
         message = f"the queue is full: {queued_rows} rows wait, and {limits.max_queue_rows} may"
         fits_after_s = max(fits_after_s, seconds_until_started(rows_over))
-    elif wait_s > limits.max_queue_s:
-        message = f"the queue is full: the predicted wait is {wait_s:.3g} s, and may be {limits.max_queue_s:.3g} s"
+    elif wait_s > longest_wait_s:
+        message = f"the queue is full: the predicted wait is {wait_s:.3g} s, and may be {longest_wait_s:.3g} s"
     else:
         return
     raise Overloaded(message, retry_after_s=max(fits_after_s, SHORTEST_RETRY_S))

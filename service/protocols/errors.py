@@ -35,6 +35,9 @@ from service.observability import request_id
 
 logger = logging.getLogger(__name__)
 
+SHORTEST_RETRY_AFTER_S = 1
+"""The header counts whole seconds."""
+
 STATUS: dict[type[InferdError], int] = {
     BadInput: 400,
     BundleRefused: 400,  # who asked for it to be loaded is told
@@ -94,7 +97,7 @@ def error_response(path: str, error: InferdError) -> Response:
         logger.error("a request failed: %s", error, exc_info=error.__cause__)
     headers = {}
     if isinstance(error, Overloaded):
-        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+        headers["retry-after"] = str(max(SHORTEST_RETRY_AFTER_S, math.ceil(error.retry_after_s)))
     if isinstance(error, Unauthenticated):
         headers["www-authenticate"] = "Bearer"
     return _respond(status, _body(path, status, str(error), error), headers)

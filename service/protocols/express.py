@@ -21,11 +21,11 @@ from starlette.responses import Response
 
 from service.batching.records import Answer
 from service.bodies import Bodies
-from service.errors import Cancelled, InferdError
+from service.errors import Cancelled, InferdError, Overloaded
 from service.exchanges import Exchange, Header
 from service.metrics import Metrics
 from service.observability import identity_of, log_request, request_id
-from service.protocols.errors import error_response, unexpected_response
+from service.protocols.errors import SHORTEST_RETRY_AFTER_S, error_response, unexpected_response
 from service.protocols.gate import GRANT
 from service.protocols.requests import GONE
 from service.repository.model import Measured, Model
@@ -53,6 +53,11 @@ _READ = frozenset(
 
 _LONG_WAY = frozenset((b"content-encoding", b"origin"))
 """Headers that mean something elsewhere."""
+
+
+_IMPATIENT_S = 0.2
+"""So long a client waits to be refused again that has not waited before it asked again: answering thousands of those in
+a second would take the time of those who are let in."""
 
 
 class Sent(NamedTuple):
@@ -291,7 +296,23 @@ class _Underway:
         else:
             logger.error("a request failed unexpectedly", exc_info=error)
             response = unexpected_response(self._target.path)
-        self._answer(response)
+        if isinstance(error, Overloaded) and self._is_impatient():
+            self._answer_later(response)
+        else:
+            self._answer(response)
+
+    def _answer_later(self, response: Response) -> None:
+        exchange = self._exchange
+        self._express.bodies.let_go(len(exchange.body))
+        exchange.body = b""
+        exchange.connection.ends_with.add(self)
+        self._withdraw = asyncio.get_running_loop().call_later(_IMPATIENT_S, self._answer, response).cancel
+
+    def _is_impatient(self) -> bool:
+        """Whether this client was told a moment ago to come again later."""
+        connection, now = self._exchange.connection, asyncio.get_running_loop().time()
+        before, connection.refused_at = connection.refused_at, now
+        return now - before < SHORTEST_RETRY_AFTER_S
 
     def _has_run(self, outcome: Answer | BaseException) -> None:
         if not isinstance(outcome, Answer):

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from service.app import create_app
+from service.errors import Overloaded
 from service.protocols.express import Express
 from service.security.keys import digest_of
 from service.server import DrainingServer
@@ -384,6 +385,36 @@ def test_a_model_that_fails_is_answered_and_logged_under_the_requests_id(
     asyncio.run(main())
     logged = [record for record in caplog.records if record.name == "inferd.access"]
     assert [record.getMessage() for record in logged] == [f"POST {INFER} 500"] * 3
+
+
+def test_who_was_refused_and_asks_again_at_once_waits_for_the_next_refusal(tiny: Path) -> None:
+    async def main() -> None:
+        async with serving(tiny) as served:
+            model = served.app.state.repository.find("tiny")
+
+            def refuse(*_: object) -> None:
+                raise Overloaded("so full", retry_after_s=0.1)
+
+            enqueue, model._batcher.enqueue = model._batcher.enqueue, refuse
+            impatient, other, leaves = [await served.connect() for _ in range(3)]
+            loop = asyncio.get_running_loop()
+            for client in (impatient, leaves):
+                assert (await client.ask(INFER, _RIGHT, _BODY)).status == 429
+            sent = loop.time()
+            for client in (impatient, leaves, other):
+                client.send(INFER, _RIGHT, _BODY)
+            answer = await other.answer()
+            assert (answer.status, answer.headers["retry-after"]) == (429, "1")
+            assert loop.time() - sent < 0.2
+            assert served.app.state.bodies.held == 0  # nothing of those who wait is kept
+            leaves.writer.transport.abort()
+            assert (await impatient.answer()).told == answer.told
+            assert loop.time() - sent > 0.19
+            model._batcher.enqueue = enqueue
+            assert (await impatient.ask(INFER, _RIGHT, _BODY)).status == 200
+            assert served.metrics()['inferd_inflight{model="tiny",version="1"}'] == 0
+
+    asyncio.run(main())
 
 
 def test_where_every_access_is_logged_all_goes_the_long_way(tiny: Path) -> None:

@@ -1,0 +1,85 @@
+"""Tells an overload from a burst: how long may a new request wait?
+
+A queue that has room for a burst is of no use where more is asked than can be answered for long: it fills up, and from
+then on everybody waits as long as a burst would have had to, for the same number of answers. So while there is an
+overload new requests may wait for a few batches only, and the others are refused at once.
+
+What shows an overload is that a queue which is longer than that goes on growing. Many clients, each of which asks again
+when it was answered, make a long queue too, but it stays as long as it is; and a burst comes once. Nothing shows that
+the refused were such clients, so the full queue is tried again, soon at first, and then ever less often.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+WINDOW_S: Final = 0.1
+"""Arrivals and departures are compared for so long at a time,"""
+_GROWS: Final = 1.1
+"""and the queue grows if so many times as much arrives as leaves,"""
+_WINDOWS: Final = 3
+"""in so many of these in a row, with a wait of"""
+_LONG_S: Final = 0.1
+"""so long: whoever waits for less is not worth refusing others for."""
+
+_OVER_AFTER_S: Final = 1.0
+"""An overload is over once nobody was refused for so long."""
+_FIRST_TRY_S: Final = 5.0
+_RARER: Final = 12.0
+_CALM_S: Final = 60.0
+"""After so long without an overload the next one is a new one."""
+
+
+class Overload:
+    """What a queue has seen lately. All times are on one clock, in seconds.
+
+    Args:
+        now: when it begins.
+        slack_rows: so many rows may come in too many, by chance.
+    """
+
+    def __init__(self, now: float, *, slack_rows: int) -> None:
+        self.is_on = False
+        self._slack_rows = slack_rows
+        self._ends = now + WINDOW_S
+        self._arrived = self._left = 0
+        self._grown = 0  # windows in a row
+        self._changed = now - _CALM_S
+        self._refused = now
+        self._try_after_s = _FIRST_TRY_S
+
+    def arrive(self, rows: int, now: float, wait_s: float) -> None:
+        """Rows arrive, whether they are let in or not, where the wait is so long."""
+        if now >= self._ends:
+            self._look(now, wait_s)
+        self._arrived += rows
+
+    def leave(self, rows: int) -> None:
+        """Rows begin to run."""
+        self._left += rows
+
+    def refuse(self, now: float) -> None:
+        """Somebody was refused."""
+        self._refused = now
+
+    def _look(self, now: float, wait_s: float) -> None:
+        grows = wait_s > _LONG_S and self._arrived > _GROWS * self._left + self._slack_rows
+        # Where a whole window has passed without an arrival, nothing grows.
+        self._grown = self._grown + 1 if grows and now < self._ends + WINDOW_S else 0
+        self._arrived = self._left = 0
+        self._ends = now + WINDOW_S
+        if self.is_on:
+            if now - self._refused > _OVER_AFTER_S:
+                self._turn(now, on=False)
+            elif now - self._changed > self._try_after_s:
+                self._try_after_s *= _RARER
+                self._turn(now, on=False)
+        elif self._grown >= _WINDOWS:
+            if now - self._changed > _CALM_S:
+                self._try_after_s = _FIRST_TRY_S
+            self._turn(now, on=True)
+
+    def _turn(self, now: float, *, on: bool) -> None:
+        self.is_on = on
+        self._changed = now
+        self._grown = 0
