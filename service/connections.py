@@ -31,7 +31,9 @@ Refusal = Literal[400, 408, 413, 414, 429, 431, 503]
 """The statuses with which a connection ends before the application is asked."""
 
 CONNECTION = "inferd.connection"
-"""Where an ASGI scope has the connection that its request came on."""
+"""Where an ASGI scope has the connection that its request came on,"""
+SEND = "inferd.send"
+"""and what sends an answer there, with no layer in between."""
 
 LOOK_EVERY_S = 1.0
 _LINGER_S = 1.5
@@ -338,6 +340,7 @@ class BoundedProtocol(HttpToolsProtocol):
         held, self._found, self._held = self._held, None, []
         self.scope[CONNECTION] = self  # type: ignore[literal-required] # a scope may have keys of a server's own
         super().on_headers_complete()
+        self.scope[SEND] = self.cycle.send  # type: ignore[literal-required] # as above
         for body in held:
             super().on_body(body)
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from service.histograms import Histogram, Observed
 from service.snapshots import render, snapshot
 
 _MODEL = ("model", "version")
@@ -25,12 +26,12 @@ CAUSES = ("full", "idle", "deadline")
 class ModelMetrics:
     """The series of one version of one model, bound."""
 
-    request_seconds: Histogram
-    queue_seconds: Histogram
-    preprocess_seconds: Histogram
-    compute_seconds: Histogram
-    postprocess_seconds: Histogram
-    batch_size: Histogram
+    request_seconds: Observed
+    queue_seconds: Observed
+    preprocess_seconds: Observed
+    compute_seconds: Observed
+    postprocess_seconds: Observed
+    batch_size: Observed
     inflight: Gauge
     ready: Gauge
     failures: dict[str, Counter]
@@ -42,8 +43,8 @@ class ModelMetrics:
 class TextMetrics:
     """What else is measured of a model whose answers grow token by token, bound."""
 
-    first_token_seconds: Histogram
-    inter_token_seconds: Histogram
+    first_token_seconds: Observed
+    inter_token_seconds: Observed
     tokens: Counter
 
 

@@ -11,6 +11,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from service.connections import SEND
 from service.errors import Cancelled, InferdError
 from service.protocols.requests import disconnected
 
@@ -52,7 +53,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events until they end or the client goes away."""
-        telling = asyncio.create_task(self._tell(send))
+        telling = asyncio.create_task(self._tell(send, scope.get(SEND, send)))
         gone = asyncio.create_task(disconnected(receive))
         try:
             with self._measured:
@@ -68,12 +69,13 @@ class EventStream(Response):
             telling.cancel()
             await asyncio.wait((telling,))  # it lets go of what makes the answer
 
-    async def _tell(self, send: Send) -> None:
+    async def _tell(self, send: Send, send_more: Send) -> None:
+        """Send beginning and end as answers are sent, and what lies between past all layers: it comes often."""
         async with aclosing(self._chunks):
             try:
                 async for chunk in self._chunks:
                     await self._start(send)
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    await send_more({"type": "http.response.body", "body": chunk, "more_body": True})
             except InferdError as error:
                 if self._started:
                     await send({"type": "http.response.body", "body": self._failure(error), "more_body": False})
