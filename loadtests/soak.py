@@ -6,9 +6,10 @@ another version, the same one loaded anew from a folder that was touched, unload
 compared with the one that was given alone, before. Twice, after a warm-up and at the end, all clients hang up for a
 moment, so that what is open then can be counted.
 
-Fails where an answer is wrong or lost, a line of the log is an error, a worker was replaced, the memory of the
-processes that serve (without those that try a bundle for a second) rises in the second half or lies higher at the end
-than after the warm-up, or more files are open at the end.
+Fails where an answer is wrong or lost, a line of the log is an error, a worker was replaced, more files are open at the
+end, or the memory of the processes that serve rises in the second half or lies higher at the end than after the
+warm-up. It is looked at while nothing is being loaded; processes that try a bundle, and are gone in a second, are not
+counted.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import random
 import shutil
@@ -25,7 +27,7 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,7 +51,7 @@ MOST_MB_A_MINUTE = 1.0
 MOST_GROWTH = 1.05
 _COPY = "copy-of-"
 _KEY = "of-the-soak"
-_PAUSE_S, _CHANGE_EVERY_S, _LOOK_EVERY_S, _SETTLE_S = 0.02, 3.0, 2.0, 4.0
+_PAUSE_S, _LOOK_EVERY_S, _SETTLE_S, _LET_GO_S = 0.02, 1.0, 4.0, 1.5
 _AWAY_STATUSES = (404, 503)
 _SHOWN = 20
 
@@ -59,19 +61,28 @@ class Copies:
     """The copies that are changed meanwhile.
 
     Attributes:
+        folder: of the models.
+        port: of the server.
+        every_s: how long after a change the next one is made; 0 = there are none.
         away: how often each was unloaded; who asked it meanwhile may be told so.
         gone: those that are unloaded now.
         changes: that were made, by kind.
+        serving: which version of each serves.
+        quiet_from: when nothing is being changed or let go any more.
     """
 
     folder: Path
     port: int
+    every_s: float
     away: Counter[str] = field(default_factory=Counter)
     gone: set[str] = field(default_factory=set)
     changes: Counter[str] = field(default_factory=Counter)
+    serving: dict[str, int] = field(default_factory=lambda: {_COPY + name: 2 for name in MAKERS})
+    quiet_from: float = 0.0
 
     async def change(self, chance: random.Random) -> None:
-        """Change one of them, whichever."""
+        """Change one of them, whichever; it serves one version before and after, so that memory can be compared."""
+        self.quiet_from = math.inf
         name = _COPY + chance.choice(list(MAKERS))
         kind = chance.choice(("versions", "touched", "unloaded"))
         if kind == "touched":
@@ -82,10 +93,11 @@ class Copies:
             self.gone.add(name)
             await self._call(f"{name}/unload")
             await asyncio.sleep(chance.random())
-        versions = chance.choice(([1], [2], [1, 2]))
-        await self._call(f"{name}/load", {"version_policy": {"specific": {"versions": versions}}})
+        self.serving[name] = 3 - self.serving[name] if kind == "versions" else self.serving[name]
+        await self._call(f"{name}/load", {"version_policy": {"specific": {"versions": [self.serving[name]]}}})
         self.gone.discard(name)
         self.changes[kind] += 1
+        self.quiet_from = time.monotonic() + _LET_GO_S
 
     async def _call(self, path: str, config: object = None) -> None:
         body = {"parameters": {"config": json.dumps(config)}} if config else {}
@@ -170,14 +182,16 @@ def everything() -> list[Known]:
     return good + wrong()
 
 
-async def learn(port: int) -> list[tuple[Known, object]]:
-    """Ask everything alone, twice: who answers differently then can't be compared.
+async def learn(port: int, kinds: Collection[str] | None) -> list[tuple[Known, object]]:
+    """Ask everything, or what is of some kinds, alone, twice: who answers differently then can't be compared.
 
     Raises:
         RuntimeError: a good request is refused, a wrong one is not, or the second answer is another.
     """
     line, found = Line(port), []
     for asked in everything():
+        if kinds and asked.name not in kinds:
+            continue
         first, second = [(await line.ask(asked.content)).meaning for _ in range(2)]
         if first != second or (first[0] == 200) == asked.wrong or first[0] >= 500:
             raise RuntimeError(f"{asked.name} of {asked.model}: {first}, then {second}")
@@ -194,13 +208,14 @@ async def phase(soak: Soak, pids: set[int], seconds: float, seed: int) -> list[t
 
     async def change() -> None:
         chance = random.Random(f"{seed} changes")
-        while time.monotonic() < until - 10:
+        while soak.copies.every_s and time.monotonic() < until - 10:
             await soak.copies.change(chance)
-            await asyncio.sleep(_CHANGE_EVERY_S)
+            await asyncio.sleep(soak.copies.every_s)
 
     async def look() -> None:
         while time.monotonic() < until:
-            looked.append((time.monotonic() - began, held(pids)[0]))
+            if (now := time.monotonic()) > soak.copies.quiet_from:
+                looked.append((now - began, held(pids)[0]))
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async with asyncio.TaskGroup() as tasks:
@@ -220,9 +235,12 @@ def judge(looked: Sequence[tuple[float, float]]) -> dict[str, float]:
     return {"mb_a_minute": float(slope), "mb_after_warm_up": first, "mb_at_the_end": last, "growth": last / first}
 
 
-async def measure(port: int, server: int, copies: Path, minutes: float, seed: int) -> dict[str, Any]:
+async def measure(
+    copies: Copies, server: int, minutes: float, seed: int, kinds: Collection[str] | None
+) -> dict[str, Any]:
     """Do it all."""
-    soak = Soak(port, Copies(copies, port), await learn(port))
+    port = copies.port
+    soak = Soak(port, copies, await learn(port, kinds))
     pids = serving(server)
     warm_up_s = min(120.0, 15 * minutes)
     await phase(soak, pids, warm_up_s, seed)
@@ -267,9 +285,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=20.0, help="beside a warm-up of up to two")
     parser.add_argument("--seed", type=int, default=1, help="of what is asked, left and changed, and when")
+    parser.add_argument(
+        "--changes-every", type=float, default=3.0, help="seconds between two changes of models; 0 = there are none"
+    )
+    parser.add_argument("--kinds", nargs="*", help="what is asked; default: everything")
     parser.add_argument("--output", type=Path, help="a folder: soak.json is written into it")
     given = parser.parse_args()
-    os.environ["INFERD_ADMIN_KEY"] = _KEY
+    os.environ.update({"INFERD_ADMIN_KEY": _KEY, "INFERD_VERSION_POLICY": "latest"})
     errors: list[str] = []
 
     def hear(line: str) -> None:
@@ -287,7 +309,8 @@ def main() -> int:
         before_us = children_of(os.getpid())
         with own_server(Settings(models=copies, workers=2, threads=1), hear=hear) as address:
             (server,) = children_of(os.getpid()) - before_us
-            result = asyncio.run(measure(address.port, server, copies, given.minutes, given.seed))
+            changed = Copies(copies, address.port, given.changes_every)
+            result = asyncio.run(measure(changed, server, given.minutes, given.seed, given.kinds))
     result = {"machine": hardware(), **result, "errors_in_the_log": errors}
     result["kept"] = kept(result)
     print(json.dumps({name: value for name, value in result.items() if name != "samples_mb"}, indent=2))
