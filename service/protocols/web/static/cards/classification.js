@@ -1,12 +1,12 @@
 // Image classification: a picture in, bars of the likeliest classes out, beside what the network was given.
 
-import { call, timingsOf } from "../api.js";
+import { addressOf, ask, call, currentKey, timingsOf } from "../api.js";
 import { bars } from "../bars.js";
 import { h } from "../dom.js";
 import { offer } from "../exchange.js";
 import { conflated } from "../latest.js";
 import { pictureInput } from "../picture-input.js";
-import { curl, huggingFace, javascript, keywords, triton } from "../snippets.js";
+import { curl, huggingFace, javascript, keywords, python, triton } from "../snippets.js";
 
 const MOST_BARS = 10;
 
@@ -25,6 +25,7 @@ export function create({ frame, description, metadata }) {
     onPicture: look,
   });
   let shown = "";
+  let preprocessing = null;
 
   const asking = conflated(async () => {
     const picture = await input.picture();
@@ -88,9 +89,7 @@ export function create({ frame, description, metadata }) {
   function calls() {
     const path = `predict/${frame.path}?${parameters()}`;
     const inverted = invert.checked ? !description.input.invert : null;
-    const [{ name, shape }] = metadata.inputs;
-    const { head, more } = triton();
-    return [
+    const found = [
       ["curl", curl(path, { file: "picture.png", type: "image/png" })],
       [
         "Python: huggingface_hub",
@@ -98,16 +97,35 @@ export function create({ frame, description, metadata }) {
           ? `${huggingFace(frame.path)}for one in client.image_classification("picture.png"${keywords({ top_k: top })}):\n    print(one.label, one.score)\n`
           : `${huggingFace(`${frame.path}?invert=${inverted ? "true" : "false"}`)}for one in client.image_classification("picture.png"${keywords({ top_k: top })}):\n    print(one.label, one.score)\n`,
       ],
-      [
-        "Python: tritonclient",
-        `${head}# The graph itself takes numbers: what is shown beside the picture, normalised as the manifest says.\n` +
-          `pixels = np.zeros((1, ${shape.slice(1).join(", ")}), np.float32)\n` +
-          `image = triton.InferInput(${JSON.stringify(name)}, pixels.shape, "FP32")\nimage.set_data_from_numpy(pixels)\n` +
-          `answer = client.infer(${JSON.stringify(frame.name)}, [image], model_version="${frame.version}"${more})\nprint(answer.as_numpy(${JSON.stringify(metadata.outputs[0].name)}))\n`,
-      ],
       ["JavaScript", javascript(path, { file: true, type: "image/png", reading: "console.log(await response.json());" })],
     ];
+    if (preprocessing) found.splice(2, 0, ["Python: tritonclient", asTensors()]);
+    return found;
   }
+
+  /** The call of the graph itself, whose input is the picture that the network sees, normalised as the manifest says. */
+  function asTensors() {
+    const { head, more } = triton();
+    const { mean, std } = preprocessing;
+    const seenAt = python(addressOf(`playground/models/${frame.name}/versions/${frame.version}/seen?${parameters()}`));
+    const key = currentKey() ? ', {"x-api-key": os.environ["INFERD_KEY"]}' : "";
+    return (
+      `import io\nimport urllib.request\n${head.replace("import numpy as np\n", "import numpy as np\nfrom PIL import Image\n")}\n` +
+      `picture = open("picture.png", "rb").read()\n` +
+      `seen = urllib.request.urlopen(urllib.request.Request(${seenAt}, picture${key})).read()\n` +
+      `pixels = np.asarray(Image.open(io.BytesIO(seen)), np.float32).reshape(1, ${height}, ${width}, ${channels})\n` +
+      `values = ((pixels / 255 - ${python(mean)}) / ${python(std)}).transpose(0, 3, 1, 2).astype(np.float32)\n` +
+      `image = triton.InferInput(${python(metadata.inputs[0].name)}, values.shape, "FP32")\nimage.set_data_from_numpy(values)\n` +
+      `answer = client.infer(${python(frame.name)}, [image], model_version="${frame.version}"${more})\n` +
+      `logits = answer.as_numpy(${python(metadata.outputs[0].name)})[0]\nprint(logits, ${python(description.labels)}[logits.argmax()])\n`
+    );
+  }
+
+  ask(`playground/models/${frame.name}/versions/${frame.version}/manifest`, { signal: frame.signal }).then((manifest) => {
+    preprocessing = manifest.preprocessing;
+    frame.calls(calls);
+  }, () => {}); // without it there is one call less to copy
+
 
   frame.body.append(
     h(
@@ -128,7 +146,7 @@ export function create({ frame, description, metadata }) {
         "figure",
         { class: "seen" },
         h("div", { class: "frame-of-pixels", style: { "aspect-ratio": `${width} / ${height}` } }, seen, nothing),
-        h("figcaption", { class: "small muted" }, `what the network sees: ${width} \u00d7 ${height}, ${channels === 1 ? "grey" : "colour"}`),
+        h("figcaption", { class: "small muted" }, `what the network sees: ${width}\u00a0\u00d7\u00a0${height}, ${channels === 1 ? "grey" : "colour"}`),
       ),
       h("div", { class: "answer" }, h("h3", {}, "It says"), found.element, best),
     ),

@@ -64,6 +64,7 @@ export function create({ frame, description, metadata }) {
 
   function choose(one, button) {
     picture = one;
+    frame.calls(calls);
     for (const other of frame.body.querySelectorAll(".picture[aria-pressed=true]")) other.setAttribute("aria-pressed", "false");
     button?.setAttribute("aria-pressed", "true");
     chosen.hidden = false;
@@ -159,8 +160,6 @@ export function create({ frame, description, metadata }) {
     const reading = 'for one in answer:\n    print(one.get("label"), one["latent"][:4], len(one["image"]))';
     if (inputs !== undefined) {
       const { seed: said, truncation: cut, num_images: n } = parameters;
-      const { head, more } = triton();
-      const size = metadata.inputs.map(({ name, shape }) => [name, shape]);
       found.push([
         "Python: huggingface_hub",
         `${huggingFace(frame.path)}picture = client.text_to_image(${python(inputs)}${keywords({ seed: said, extra_body: { truncation: cut } })})\npicture.save("picture.png")  # the first of these\n`,
@@ -171,23 +170,28 @@ export function create({ frame, description, metadata }) {
           `import base64\n${openAi()}answer = client.images.generate(${keywords({ model: frame.name, prompt: inputs, n, extra_body: { seed: said } }).slice(2)})\nfor number, one in enumerate(answer.data):\n    with open(f"picture-{number}.png", "wb") as file:\n        file.write(base64.b64decode(one.b64_json))\n`,
         ]);
       }
-      found.push([
-        "Python: tritonclient",
-        `${head}# The graph itself takes numbers: latents${size.length > 1 ? ", and a weight for each class" : ""}.\ninputs = []\n` +
-          size
-            .map(
-              ([name, shape], index) =>
-                `values = ${index === 0 ? `np.random.default_rng(1).standard_normal((1, ${shape[1]}), np.float32)` : `np.eye(${shape[1]}, dtype=np.float32)[:1]`}\n` +
-                `inputs.append(triton.InferInput(${python(name)}, values.shape, "FP32"))\ninputs[-1].set_data_from_numpy(values)\n`,
-            )
-            .join("") +
-          `answer = client.infer(${python(frame.name)}, inputs, model_version="${frame.version}"${more})\nprint(answer.as_numpy(${python(metadata.outputs[0].name)}).shape)\n`,
-      ]);
+      if (picture) found.push(["Python: tritonclient", asTensors()]);
     } else {
       found.push(["Python", plainPython(path, { json, accept: "application/json", reading })]);
     }
     found.push(["JavaScript", javascript(path, { json, accept: "application/json", reading: "for (const one of await response.json()) console.log(`data:${one.content_type};base64,${one.image}`);" })]);
     return found;
+  }
+
+  /** The call of the graph itself for the picture that is looked at: its latent, and a weight for each class. */
+  function asTensors() {
+    const { head, more } = triton();
+    const given = [picture.latent, labels.map((label) => picture.conditions?.[label] ?? 0)];
+    const inputs = metadata.inputs.map(
+      ({ name }, index) =>
+        `values = np.array([${python(given[index])}], np.float32)\n` +
+        `inputs.append(triton.InferInput(${python(name)}, values.shape, "FP32"))\ninputs[-1].set_data_from_numpy(values)\n`,
+    );
+    return (
+      `${head}inputs = []\n${inputs.join("")}` +
+      `answer = client.infer(${python(frame.name)}, inputs, model_version="${frame.version}"${more})\n` +
+      `print(answer.as_numpy(${python(metadata.outputs[0].name)})[0, :, :, 0].tolist())\n`
+    );
   }
 
   frame.body.append(

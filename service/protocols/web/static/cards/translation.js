@@ -8,7 +8,7 @@ import { curl, huggingFace, javascript, keywords, python, triton } from "../snip
 
 const QUIET_MS = 350;
 const MOST_ALTERNATIVES = 4;
-const EXAMPLES = { en: "I have never seen such a big dog. Where did you find it?" };
+const EXAMPLES = { en: "I have never seen such a big dog. Where did you find it?", de: "Wir gehen heute ins Kino. Kommst du mit?" };
 
 export function create({ frame, description }) {
   const { source, target, search } = description;
