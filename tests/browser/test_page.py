@@ -104,6 +104,10 @@ def test_axe_finds_nothing(browser: Browser, url: str, *, dark: bool, size: tupl
     with opened(browser, url, dark=dark, size=size, bypass_csp=True, reduced_motion="reduce") as page:
         use_everything(page)
         assert findings(page) == []
+        page.evaluate("document.querySelectorAll('details[open]').forEach((one) => (one.open = false))")
+        page.evaluate(
+            "document.querySelector(innerWidth > 500 ? '#card-fashion-classifier' : '.grown').scrollIntoView()"
+        )
         shoot(page, f"page-{'dark' if dark else 'light'}-{size[0]}")
         page.goto(f"{url}/#/models/fashion-classifier")
         page.get_by_role("heading", name="The card").wait_for()
