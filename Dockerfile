@@ -45,16 +45,17 @@ RUN --mount=type=secret,id=pipconf,target=/etc/pip.conf,required=false \
     python3 -m venv --without-pip /build/tools; \
     python3 -m pip --python /opt/inferd/bin/python install -q --require-hashes --no-deps -r "requirements/$lock"; \
     python3 -m pip --python tools/bin/python install -q --require-hashes --no-deps -r requirements/build.txt
+# Whoever builds this may have files that only they can read; the server is somebody else.
+COPY models/ models/
+RUN chmod -R a+rX models
 COPY pyproject.toml README.md LICENSE THIRD_PARTY.md ./
 COPY service/ service/
 # inferd apart from what it needs: a change of the code then changes a small layer only.
 RUN set -eu; \
     python3 -m pip --python tools/bin/python wheel -q --no-index --no-deps --no-build-isolation --wheel-dir wheels .; \
     python3 -m pip --python /opt/inferd/bin/python install -q --no-index --no-deps --no-warn-script-location \
-      --root /build/inferd wheels/*.whl
-# Whoever built this may have files that only they can read; the server is somebody else.
-COPY models/ models/
-RUN chmod -R a+rX inferd models
+      --root /build/inferd wheels/*.whl; \
+    chmod -R a+rX inferd
 
 FROM base
 COPY --from=build /opt/inferd /opt/inferd
