@@ -10,6 +10,7 @@ import ast
 import json
 import re
 import zipfile
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ KUBERNETES: Final = "1.37"
 _PLAIN: Final = {"str": "string", "int": "integer", "bool": "boolean", "float": "number"}
 
 
+@cache
 def schema_of(wheel: Path, name: str) -> Schema:
     """The schema of the class called `name`, with all that it refers to.
 

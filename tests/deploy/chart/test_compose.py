@@ -81,7 +81,7 @@ def test_prometheus_reads_the_server_under_the_labels_that_alerts_and_dashboard_
 
             eventually("every rule is evaluated", evaluated)
             eventually("no alert is left, now that the server is known", lambda: ask("alerts")["alerts"] == [])
-            (depth,) = ask("query", query="inferd:queue_depth:sum")["result"]
+            (depth,) = eventually("a queue", lambda: ask("query", query="inferd:queue_depth:sum")["result"])
             assert depth["metric"]["service"] == SERVICE
 
 

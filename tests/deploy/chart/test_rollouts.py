@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -39,16 +40,26 @@ def test_a_rolling_restart_loses_no_request(pods: list[Object], models: Path, pr
     """Nobody asks twice: what a replica does not answer is lost, and would be counted here."""
     needs("nginx")
 
+    started = []
+
     def start(number: int) -> Replica:
-        return Replica(f"inferd-{number}", pods, models, profile_cache=profiles)
+        started.append(Replica(f"inferd-{number}", pods, models, profile_cache=profiles))
+        return started[-1]
 
     serving = [start(0), start(1)]
     try:
-        with replicas(*serving), proxied(tmp_path / "nginx", *serving) as (proxy, endpoints):
+        with (
+            replicas(*serving),
+            proxied(tmp_path / "nginx", *serving) as (proxy, endpoints),
+            ThreadPoolExecutor() as starting,
+        ):
             with load(proxy.port, [CLASSIFY], clients=CLIENTS, pause_s=0.05) as clients:
+                following = starting.submit(start, 2)
                 for number in range(REPLACEMENTS):
-                    new = start(number + 2)
+                    new = following.result()
                     serving.append(new)
+                    if number + 1 < REPLACEMENTS:
+                        following = starting.submit(start, number + 3)
                     endpoints.add(new)  # it gets requests once it is ready, and not before
                     old, other = serving[-3], serving[-2]
                     endpoints.wait_for(old, other, new)
@@ -60,7 +71,7 @@ def test_a_rolling_restart_loses_no_request(pods: list[Object], models: Path, pr
             assert clients.answered > 20 * REPLACEMENTS
             print(f"{REPLACEMENTS} replicas replaced, {clients.answered} requests answered, none lost")
     finally:
-        for one in serving:
+        for one in started:
             one.close()
 
 
