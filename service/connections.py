@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 
 import httptools
 import msgspec
+from starlette.types import Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.exchanges import Cancellable, Exchange, Quick
@@ -31,9 +32,7 @@ Refusal = Literal[400, 408, 413, 414, 429, 431, 503]
 """The statuses with which a connection ends before the application is asked."""
 
 CONNECTION = "inferd.connection"
-"""Where an ASGI scope has the connection that its request came on,"""
-SEND = "inferd.send"
-"""and what sends an answer there, with no layer in between."""
+"""Where an ASGI scope has the connection that its request came on."""
 
 LOOK_EVERY_S = 1.0
 _LINGER_S = 1.5
@@ -122,6 +121,7 @@ class BoundedProtocol(HttpToolsProtocol):
         for one in tuple(self.ends_with):
             one.cancel()
         super().connection_lost(exc)
+        self.cycle = self.scope = None  # type: ignore[assignment] # each has this, and all would keep each other
         self.when_lost()
 
     def data_received(self, data: bytes) -> None:
@@ -250,6 +250,13 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             super().shutdown()
 
+    def sender(self, scope: object) -> Send | None:
+        """What sends the answer to the request of `scope` with no layer in between, if that is the last one."""
+        cycle = self._begun
+        if isinstance(cycle, RequestResponseCycle) and cycle.scope is scope:
+            return cast(Send, cycle.send)
+        return None
+
     def refuse(self, status: Refusal, message: str, *, linger: bool = True) -> None:
         """End the connection, with an error for an answer unless another answer is on its way."""
         self.doing, self.since = "refused", self.loop.time()
@@ -340,7 +347,6 @@ class BoundedProtocol(HttpToolsProtocol):
         held, self._found, self._held = self._held, None, []
         self.scope[CONNECTION] = self  # type: ignore[literal-required] # a scope may have keys of a server's own
         super().on_headers_complete()
-        self.scope[SEND] = self.cycle.send  # type: ignore[literal-required] # as above
         for body in held:
             super().on_body(body)
 

@@ -11,7 +11,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.connections import SEND
+from service.connections import CONNECTION, BoundedProtocol
 from service.errors import Cancelled, InferdError
 from service.protocols.requests import disconnected
 
@@ -53,7 +53,9 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events until they end or the client goes away."""
-        telling = asyncio.create_task(self._tell(send, scope.get(SEND, send)))
+        connection: BoundedProtocol | None = scope.get(CONNECTION)
+        past_layers = connection.sender(scope) if connection else None
+        telling = asyncio.create_task(self._tell(send, past_layers or send))
         gone = asyncio.create_task(disconnected(receive))
         try:
             with self._measured:
