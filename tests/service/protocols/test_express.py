@@ -10,7 +10,7 @@ import gzip
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,9 +134,11 @@ class Served:
             while not true():  # noqa: ASYNC110 - what is waited for sets no event
                 await asyncio.sleep(0.001)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         for client in self._clients:
             client.writer.close()
+            with suppress(OSError):
+                await client.writer.wait_closed()
 
 
 @asynccontextmanager
@@ -162,7 +164,7 @@ async def serving(models: Path, **changes: Any) -> AsyncIterator[Served]:
     try:
         yield served
     finally:
-        served.close()
+        await served.close()
         for one in server.servers:
             one.close()
         await server.lifespan.shutdown()
