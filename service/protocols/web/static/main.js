@@ -101,7 +101,7 @@ async function refresh(all) {
     contents,
     h("ul", {}, [...ready.keys()].map((name) => h("li", {}, h("a", { href: `#/cards/${name}` }, name))), h("li", {}, h("a", { href: "#/live" }, "Live"))),
   );
-  await Promise.all([...cards].filter(([, card]) => !card.frame).map(([name]) => build(name)));
+  await Promise.all([...cards].filter(([, card]) => !card.frame && !card.isBuilding).map(([name]) => build(name)));
   live.models([...cards.values()].flatMap((card) => card.frame ?? []));
 }
 
@@ -112,6 +112,7 @@ function versionsOf(found) {
 /** Make the card of a model, where it belongs. */
 async function build(name, version) {
   const card = cards.get(name);
+  card.isBuilding = true;
   const path = version ? `${name}/versions/${version}` : name;
   try {
     const [description, metadata] = await Promise.all([ask(`predict/${path}`), ask(`v2/models/${path}`)]);
@@ -132,6 +133,8 @@ async function build(name, version) {
     const element = h("article", { class: "card" }, h("h2", {}, name), h("p", { class: "error", role: "alert" }, error.message));
     card.frame = { element, name, remove: () => element.remove(), broken: true };
     list.append(element);
+  } finally {
+    card.isBuilding = false;
   }
 }
 

@@ -6,13 +6,15 @@ import { h, fill, milliseconds, numberField, percent, slider, visible, whole } f
 import { anySeed, curl, huggingFace, javascript, keywords, openAi, triton } from "../snippets.js";
 
 const ALTERNATIVES = 6;
+const USUAL_LENGTH = 300;
 
 export function create({ frame, description }) {
-  const limits = description.parameters;
+  const { parameters: limits, input } = description;
+  const most = input.max_new_tokens;
   const prompt = h("textarea", { rows: 3, placeholder: "how it begins; nothing is the start of a text", spellcheck: "false", oninput: changed });
   const temperature = slider("temperature", { min: 0, max: 2, step: 0.05, value: 0.8, show: (x) => x.toFixed(2), oninput: changed });
   const topP = slider("top-p", { min: 0.05, max: 1, step: 0.05, value: 1, show: (x) => x.toFixed(2), oninput: changed });
-  const length = numberField("characters", { min: limits.max_new_tokens.minimum, value: 300, required: true, oninput: changed });
+  const length = numberField("characters", { min: limits.max_new_tokens.minimum, max: most, value: Math.min(USUAL_LENGTH, most), required: true, oninput: changed });
   const seed = numberField("seed", { min: 0, max: Number.MAX_SAFE_INTEGER, placeholder: "any", oninput: changed });
   const start = h("button", { type: "button", class: "primary", onclick: () => write(prompt.value) }, "Write");
   const stop = h("button", { type: "button", disabled: true, onclick: () => writing?.abort() }, "Stop");

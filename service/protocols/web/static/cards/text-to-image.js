@@ -40,8 +40,9 @@ export function create({ frame, description, metadata }) {
     }
   }
 
-  const draw = (label) =>
+  const draw = (asked) =>
     guarded(async () => {
+      const label = asked ?? (input?.reads_texts ? undefined : labels[0]); // something must say what to draw
       const wanted = {
         ...(label ? { label } : {}),
         seed: seed.value ?? anySeed(),
@@ -170,10 +171,11 @@ export function create({ frame, description, metadata }) {
           `import base64\n${openAi()}answer = client.images.generate(${keywords({ model: frame.name, prompt: inputs, n, extra_body: { seed: said } }).slice(2)})\nfor number, one in enumerate(answer.data):\n    with open(f"picture-{number}.png", "wb") as file:\n        file.write(base64.b64decode(one.b64_json))\n`,
         ]);
       }
-      if (picture) found.push(["Python: tritonclient", asTensors()]);
     } else {
       found.push(["Python", plainPython(path, { json, accept: "application/json", reading })]);
     }
+    const isOnePlace = !parameters.interpolate && !parameters.arithmetic;
+    if (picture && isOnePlace) found.push(["Python: tritonclient", asTensors()]);
     found.push(["JavaScript", javascript(path, { json, accept: "application/json", reading: "for (const one of await response.json()) console.log(`data:${one.content_type};base64,${one.image}`);" })]);
     return found;
   }
