@@ -145,13 +145,21 @@ class Prometheus:
         def answers() -> bool:
             try:
                 return bool(self._get("/-/ready"))
-            except OSError:
+            except (OSError, AssertionError):  # it is not there yet, or not ready
                 return False
 
-        eventually("Prometheus answers", answers, START_TIMEOUT_S)
+        try:
+            eventually("Prometheus answers", answers, START_TIMEOUT_S)
+        except AssertionError:
+            self.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
+        """End it."""
+        self.close()
+
+    def close(self) -> None:
         """End it."""
         self._process.terminate()
         self._process.wait(30)
