@@ -80,6 +80,11 @@ class Copies:
     serving: dict[str, int] = field(default_factory=lambda: {_COPY + name: 2 for name in MAKERS})
     quiet_from: float = 0.0
 
+    async def begin(self) -> None:
+        """Have each of them serve one version."""
+        for name in self.serving:
+            await self._load(name)
+
     async def change(self, chance: random.Random) -> None:
         """Change one of them, whichever; it serves one version before and after, so that memory can be compared."""
         self.quiet_from = math.inf
@@ -94,10 +99,13 @@ class Copies:
             await self._call(f"{name}/unload")
             await asyncio.sleep(chance.random())
         self.serving[name] = 3 - self.serving[name] if kind == "versions" else self.serving[name]
-        await self._call(f"{name}/load", {"version_policy": {"specific": {"versions": [self.serving[name]]}}})
+        await self._load(name)
         self.gone.discard(name)
         self.changes[kind] += 1
         self.quiet_from = time.monotonic() + _LET_GO_S
+
+    async def _load(self, name: str) -> None:
+        await self._call(f"{name}/load", {"version_policy": {"specific": {"versions": [self.serving[name]]}}})
 
     async def _call(self, path: str, config: object = None) -> None:
         body = {"parameters": {"config": json.dumps(config)}} if config else {}
@@ -241,6 +249,7 @@ async def measure(
     """Do it all."""
     port = copies.port
     soak = Soak(port, copies, await learn(port, kinds))
+    await copies.begin()
     pids = serving(server)
     warm_up_s = min(120.0, 15 * minutes)
     await phase(soak, pids, warm_up_s, seed)
@@ -291,7 +300,7 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="*", help="what is asked; default: everything")
     parser.add_argument("--output", type=Path, help="a folder: soak.json is written into it")
     given = parser.parse_args()
-    os.environ.update({"INFERD_ADMIN_KEY": _KEY, "INFERD_VERSION_POLICY": "latest"})
+    os.environ["INFERD_ADMIN_KEY"] = _KEY
     errors: list[str] = []
 
     def hear(line: str) -> None:
