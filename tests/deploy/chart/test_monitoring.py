@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
+import urllib.request
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -183,6 +184,13 @@ def test_every_panel_has_data_and_every_alert_fires_where_its_reason_is(cluster:
     for one in said:
         assert f"ml/{RELEASE}" in one["annotations"]["summary"]
         assert "{{" not in one["annotations"]["summary"]
+
+
+def test_promtool_finds_nothing_wrong_with_the_metrics(cluster: Cluster) -> None:
+    with urllib.request.urlopen(f"http://{cluster.serving[0].metrics_address}/metrics", timeout=30) as response:
+        exposed = response.read()
+    done = subprocess.run(["promtool", "check", "metrics"], input=exposed, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout + done.stderr) == (0, b"")
 
 
 def test_variables_offer_what_there_is(cluster: Cluster) -> None:
