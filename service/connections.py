@@ -232,7 +232,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def send_answer(self, status: int, content: Iterable[bytes], *, last: bool) -> None:
         """See `Connected.send_answer`."""
         if not self.transport.is_closing():
-            self.transport.writelines((STATUS_LINE[status], *content))
+            self.transport.writelines((STATUS_LINE[status] + b"".join(content),))
             if last:
                 self.transport.close()
         self.on_response_complete()

@@ -15,7 +15,10 @@ from service.tensors import Arrays
 
 def layout(arrays: Arrays) -> Hashable:
     """Return what two requests must share to be joined: names, dtypes, and shapes past the batch axis."""
-    return frozenset((name, array.dtype, array.shape[1:]) for name, array in arrays.items())
+    if len(arrays) == 1:
+        ((name, array),) = arrays.items()
+        return name, array.dtype, array.shape[1:]
+    return frozenset([(name, array.dtype, array.shape[1:]) for name, array in arrays.items()])
 
 
 def misfit(arrays: Arrays, rows: int) -> str | None:

@@ -165,6 +165,7 @@ class Batcher:
         self._draining = False
         self._batches = self._failed_batches = self._rows = 0
         self._slowdown = 1.0
+        self._row_s = profile.seconds(limits.full_rows) / limits.full_rows  # of a full batch
         self._overload = Overload(self._clock(), slack_rows=2 * limits.full_rows)
         self._last: _Batch | None = None  # that was followed by what waited for its end
 
@@ -210,10 +211,7 @@ class Batcher:
             raise BadInput(f"input {wrong}")
         now = self._clock()
         level = level_of(priority)
-        running_s_left = max(0.0, self._running.predicted_end - now) if self._running else 0.0
-        rows_behind = sum(self._queued_rows[level:])
-        queued_rows = sum(self._queued_rows)
-        self._admit(rows, queued_rows, running_s_left, rows_behind, now)
+        self._admit(rows, level, now)
 
         waiting = Waiting(rows, now, deadline, layout(inputs) if self._batched else None)
         request = Request(inputs, waiting, level, done)
@@ -227,11 +225,13 @@ class Batcher:
             self._loop.call_soon(self._dispatch)
         return request
 
-    def _admit(self, rows: int, queued_rows: int, running_s_left: float, rows_behind: int, now: float) -> None:
+    def _admit(self, rows: int, level: int, now: float) -> None:
         """Let a request in, or refuse it."""
         overload, profile, limits, slowdown = self._overload, self._profile, self._limits, self._slowdown
-        full = limits.full_rows
-        overload.arrive(rows, now, queued_rows / full * slowdown * profile.seconds(full) if queued_rows > full else 0.0)
+        queued_rows = sum(self._queued_rows)
+        overload.arrive(rows, now, slowdown * queued_rows * self._row_s)
+        running_s_left = max(0.0, self._running.predicted_end - now) if self._running else 0.0
+        rows_behind = sum(self._queued_rows[level:])
         longest_wait_s = overloaded_wait_s(profile, limits, slowdown) if overload.is_on else None
         try:
             admit(rows, queued_rows, running_s_left, profile, limits, rows_behind, slowdown, longest_wait_s)

@@ -25,8 +25,7 @@ from service.protocols.requests import (
     deadline_of,
     json_response,
     model_headers,
-    parse_json,
-    read_body,
+    read_json,
     while_connected,
 )
 from service.protocols.streams import EventStream, event
@@ -124,7 +123,7 @@ def _text_model(repository: Repository, request: Request) -> TextModel:
 
 async def _read(request: Request, served: TextModel, limit: int, *, stream: bool) -> _Asked:
     """Read a request; what can't be continued is `Invalid`, what is no request at all `BadInput`."""
-    content = parse_json(_BODY, await read_body(request, limit), _EXPECTED)
+    content = await read_json(request, limit, _BODY, _EXPECTED)
     prompt, given = content.pop(TEXT_INPUT, None), content.pop("parameters", None)
     identity = content.pop("id", None)
     if not isinstance(prompt, str):
