@@ -20,7 +20,7 @@ from service.errors import BadInput, NotFound, NotReady, TooLarge
 from service.protocols.detection import Candidate, Detector
 from service.protocols.gate import admit_by
 from service.protocols.languages import name_of
-from service.protocols.requests import answer_headers, deadline_of, form_of, json_response, parse_json, read_body
+from service.protocols.requests import answer_headers, deadline_of, form_of, json_response, read_json
 from service.protocols.translations import translate
 from service.repository.repository import Repository
 from service.repository.translation_model import TranslationModel
@@ -143,9 +143,8 @@ async def _fields(request: Request, limit: int) -> Mapping[str, Any]:
     """The fields of whichever kind of body came, and of the query where the body is a form."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "application/json" or media_type.endswith("+json"):
-        body = await read_body(request, limit)
         try:
-            return parse_json(_BODY, body, "an object")
+            return await read_json(request, limit, _BODY, "an object")
         except TooLarge:
             raise
         except BadInput as error:

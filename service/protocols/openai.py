@@ -24,6 +24,7 @@ from service.protocols.errors import openai_body
 from service.protocols.openai_answers import Completion, chunks, completion
 from service.protocols.openai_models import find
 from service.protocols.requests import (
+    TEXTS,
     answer_headers,
     deadline_of,
     json_response,
@@ -122,8 +123,8 @@ def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
     async def completions(request: Request) -> Response:
         """Continue one prompt or several, each in one way or several; as a whole or in events."""
         deadline = deadline_of(request)
-        body = await read_body(request, max_body_bytes)
-        content = parse_json(_BODY, body, _EXPECTED)
+        body = await read_body(request, max_body_bytes, TEXTS)
+        content = parse_json(_BODY, body, _EXPECTED, bounds=None)
         name, prompt = content.pop("model", None), content.pop("prompt", None)
         served = find(repository, name, TextModel)
         with ExitStack() as measured:

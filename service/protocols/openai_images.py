@@ -19,7 +19,7 @@ from service import pictures
 from service.errors import BadInput
 from service.protocols.drawings import draw, headers_of, parse, put_down
 from service.protocols.openai_models import find
-from service.protocols.requests import deadline_of, parse_json, read_body
+from service.protocols.requests import deadline_of, read_json
 from service.repository.image_model import ImageModel
 from service.repository.repository import Repository
 from service.tasks.base import parse_parameters
@@ -134,7 +134,7 @@ def router(repository: Repository, *, max_body_bytes: int) -> APIRouter:
     async def generations(request: Request) -> Response:
         """Draw one picture or several of what a prompt says."""
         deadline = deadline_of(request)
-        content = parse_json(_BODY, await read_body(request, max_body_bytes), _EXPECTED)
+        content = await read_json(request, max_body_bytes, _BODY, _EXPECTED)
         name, prompt = content.pop("model", None), content.pop("prompt", None)
         served = find(repository, name, ImageModel)
         with served.measured(), _in_words_of_openai():

@@ -28,6 +28,8 @@ from service.protocols.paths import path_parameters
 from service.protocols.predict_images import AskedPictures
 from service.protocols.predict_text import Asked
 from service.protocols.requests import (
+    TENSORS,
+    TEXTS,
     TIMEOUT_HEADER,
     AnswerResponse,
     addressed,
@@ -37,6 +39,7 @@ from service.protocols.requests import (
     json_response,
     parse_json,
     read_body,
+    read_json,
     run,
     while_connected,
 )
@@ -50,7 +53,8 @@ from service.repository.translation_model import TranslationModel
 _BODY = msgspec.json.Decoder(Asked)
 _BODY_OF_PICTURES: msgspec.json.Decoder[Asked] = msgspec.json.Decoder(AskedPictures)
 
-_JSON, _FORM = "application/json", "multipart/form-data"
+_EXPECTED = 'JSON {"inputs": ..., "parameters": {...}, "stream": true or false}'
+_JSON, _TEXT, _FORM = "application/json", "text/plain", "multipart/form-data"
 _RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 
 _OPENAPI = {
@@ -120,7 +124,11 @@ class Predict:
             return None
         timeout = headers.get(TIMEOUT_HEADER.encode())
         deadline = None if timeout is None else deadline_in(timeout.decode("latin-1"), sent.now)
-        asked = _asked(sent.body, sent.query, is_json=_is_json(media_type, "image/*"))
+        asked = (
+            _of_json(parse_json(_BODY, sent.body, _EXPECTED), sent.query)
+            if _is_json(media_type, "image/*")
+            else Asked(sent.body, dict(sent.query))
+        )
         if model.is_large(asked.inputs):
             return None
         _refuse_stream(asked)
@@ -137,13 +145,13 @@ class Predict:
             measured.enter_context(served.measured())
             deadline = deadline_of(request)
             if isinstance(served, TextModel):
-                asked = await _read(request, limit, "text/plain")
+                asked = await _read(request, limit, _TEXT)
                 return await predict_text.answer(request, served, asked, deadline, measured)
             if isinstance(served, TranslationModel):
-                asked = await _read(request, limit, "text/plain")
+                asked = await _read(request, limit, _TEXT)
                 return await predict_translation.answer(request, served, asked, deadline)
             if isinstance(served, ImageModel):
-                asked = await _read(request, limit, "text/plain", _BODY_OF_PICTURES)
+                asked = await _read(request, limit, _TEXT, _BODY_OF_PICTURES)
                 return await predict_images.answer(request, served, asked, deadline)
             asked = await _read(request, limit, "image/*")
             assert isinstance(served, BatchedModel)  # noqa: S101 - there are no others
@@ -210,8 +218,10 @@ async def _read(
     media_type = _media_type(request.headers.get("content-type", ""))
     if media_type == _FORM:
         return Asked(await _read_form(request, limit), dict(request.query_params))
-    is_json = _is_json(media_type, raw)
-    return _asked(await read_body(request, limit), request.query_params, is_json=is_json, decoder=decoder)
+    if not _is_json(media_type, raw):
+        return Asked(await read_body(request, limit), dict(request.query_params))
+    bounds = TEXTS if raw == _TEXT else TENSORS
+    return _of_json(await read_json(request, limit, decoder, _EXPECTED, bounds), request.query_params)
 
 
 def _media_type(header: str) -> str:
@@ -234,12 +244,8 @@ def _is_json(media_type: str, raw: str) -> bool:
     )
 
 
-def _asked(
-    body: bytes, query: Mapping[str, str], *, is_json: bool, decoder: msgspec.json.Decoder[Asked] = _BODY
-) -> Asked:
-    if not is_json:
-        return Asked(body, dict(query))
-    content = parse_json(decoder, body, 'JSON {"inputs": ..., "parameters": {...}, "stream": true or false}')
+def _of_json(content: Asked, query: Mapping[str, str]) -> Asked:
+    """What is asked by a body, and by the query for what the body does not say."""
     return Asked(content.inputs, {**query, **(content.parameters or {})}, content.stream)
 
 

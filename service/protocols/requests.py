@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from starlette.datastructures import FormData
@@ -30,12 +30,53 @@ TIMEOUT_HEADER = "x-request-timeout-ms"
 
 GONE = "the client went away before its answer"
 
-MOST_JSON_CONTAINERS = 2**18
-MOST_JSON_VALUES = 2**21
 _PIECE = 2**17
 
 _TIME = re.compile(r"[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?|\.[0-9]+")
 """A number as people write it; Python's own float takes more, such as 1_0."""
+
+
+class JsonBounds(NamedTuple):
+    """How much a body of JSON may have: each takes many times the room and the time of what it is written in.
+
+    Attributes:
+        containers: arrays and objects,
+        values: of all of them.
+    """
+
+    containers: int
+    values: int
+
+
+TENSORS: Final = JsonBounds(2**18, 2**21)
+"""Of what may carry a tensor, number by number."""
+TEXTS: Final = JsonBounds(2**14, 2**17)
+"""Of what asks with texts: they are read in the event loop, and no such request has a use for more."""
+
+
+class _Counts:
+    """Counts arrays, objects and values of a body as its pieces come: a whole one would keep everybody waiting.
+
+    Those in texts count too, which only who sends many megabytes of text could notice.
+    """
+
+    def __init__(self, bounds: JsonBounds) -> None:
+        self._bounds = bounds
+        self._containers = self._values = 0
+
+    def add(self, piece: bytes) -> None:
+        """Count what is in a piece.
+
+        Raises:
+            TooLarge: there is more than may be.
+        """
+        self._containers += piece.count(b"[") + piece.count(b"{")
+        self._values += piece.count(b",")
+        if self._containers > self._bounds.containers:
+            raise TooLarge(f"the body may have {self._bounds.containers} arrays and objects, and has more")
+        if self._values > self._bounds.values:
+            tensors = ": tensors can go as binary data" if self._bounds is TENSORS else ""
+            raise TooLarge(f"the body may have {self._bounds.values} values, and has more{tensors}")
 
 
 def addressed(repository: Repository, request: Request) -> Model:
@@ -49,15 +90,31 @@ def addressed(repository: Repository, request: Request) -> Model:
     return repository.get(request.path_params["model"], request.path_params.get("version"))
 
 
-async def read_body(request: Request, limit: int) -> bytes:
+async def read_json(
+    request: Request, limit: int, decoder: msgspec.json.Decoder[T], expected: str, bounds: JsonBounds = TEXTS
+) -> T:
+    """Read and decode a body of JSON. What it may not have is counted as it comes, and the rest is not read.
+
+    Raises:
+        BadInput: it is no JSON, or not what was `expected`, or nested too deeply.
+        TooLarge: it has more than `bounds` allow, or is longer than `limit`.
+        Overloaded: see `read_body`.
+        Cancelled: see `read_body`.
+    """
+    return parse_json(decoder, await read_body(request, limit, bounds), expected, bounds=None)
+
+
+async def read_body(request: Request, limit: int, bounds: JsonBounds | None = None) -> bytes:
     """Read the whole body.
 
     Args:
         request: its body not read yet.
         limit: in bytes.
+        bounds: of its arrays, objects and values, if it is JSON and nothing else.
 
     Raises:
-        TooLarge: the body is, or says it is, longer than `limit`; the rest is not read.
+        TooLarge: the body is, or says it is, longer than `limit`, or has more than `bounds` allow; the rest is not
+            read.
         Overloaded: the bodies of all requests are too many bytes together.
         Cancelled: the client went away.
     """
@@ -65,6 +122,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     length = request.headers.get("content-length")
     if length is not None and length.isdigit() and int(length) > limit:
         raise too_large
+    counts = _Counts(bounds) if bounds else None
     # One block that grows, and not many small ones: those would leave holes in memory that nothing else fits into.
     body = bytearray()
     while True:
@@ -75,6 +133,8 @@ async def read_body(request: Request, limit: int) -> bytes:
         if len(body) + len(chunk) > limit:
             raise too_large
         count(request.scope, len(chunk))
+        if counts:
+            counts.add(chunk)
         more = message.get("more_body", False)
         if not more and not body:
             return chunk
@@ -111,38 +171,25 @@ async def form_of(request: Request, limit: int, *, max_files: int, max_fields: i
         await form.close()
 
 
-def parse_json(decoder: msgspec.json.Decoder[T], body: bytes | memoryview, expected: str) -> T:
-    """Decode a JSON body.
+def parse_json(
+    decoder: msgspec.json.Decoder[T], body: bytes | memoryview, expected: str, bounds: JsonBounds | None = TENSORS
+) -> T:
+    """Decode a JSON body that is there already; without `bounds` where they were kept while it came.
 
     Raises:
         BadInput: it is no JSON, or not what was `expected`, or nested too deeply.
-        TooLarge: it has more arrays, objects or values than may be: each takes many times the room and the time of
-            the few bytes that it is written in.
+        TooLarge: it has more than `bounds` allow.
     """
-    if len(body) > MOST_JSON_CONTAINERS:
-        _check_counts(memoryview(body))
+    if bounds and len(body) > min(bounds):  # less can't have as many
+        counts, view = _Counts(bounds), memoryview(body)
+        for start in range(0, len(view), _PIECE):  # other threads have their turn in between
+            counts.add(bytes(view[start : start + _PIECE]))
     try:
         return decoder.decode(body)
     except RecursionError as error:
         raise BadInput(f"the body must be {expected}: its arrays and objects are nested too deeply") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"the body must be {expected}: {error}") from error
-
-
-def _check_counts(body: memoryview) -> None:
-    """Count signs, a piece at a time: other threads have their turn in between.
-
-    Those in texts count too, which only who sends many megabytes of text could notice.
-    """
-    containers = values = 0
-    for start in range(0, len(body), _PIECE):
-        piece = bytes(body[start : start + _PIECE])
-        containers += piece.count(b"[") + piece.count(b"{")
-        values += piece.count(b",")
-        if containers > MOST_JSON_CONTAINERS:
-            raise TooLarge(f"the body may have {MOST_JSON_CONTAINERS} arrays and objects, and has more")
-        if values > MOST_JSON_VALUES:
-            raise TooLarge(f"the body may have {MOST_JSON_VALUES} values, and has more: tensors can go as binary data")
 
 
 async def run(

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
-from service.protocols.requests import MOST_JSON_CONTAINERS
+from service.protocols.requests import TEXTS
 from tests.bundles import flip_a_byte
 from tests.conftest import Serve
 from tests.service.requests import gained, metrics
@@ -227,10 +227,10 @@ def test_what_can_not_be_had_is_a_bad_request(translator: TestClient, fields: di
 
 @pytest.mark.parametrize("path", ["/translate", "/detect"])
 def test_more_arrays_than_may_be_are_refused_before_they_are_read(translator: TestClient, path: str) -> None:
-    body = b'{"q": [' + b"[]," * MOST_JSON_CONTAINERS + b"1]}"
+    body = b'{"q": [' + b"[]," * TEXTS.containers + b"1]}"
     answer = translator.post(path, content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 413
-    assert f"may have {MOST_JSON_CONTAINERS} arrays and objects" in answer.json()["error"]
+    assert f"may have {TEXTS.containers} arrays and objects" in answer.json()["error"]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"q"', b'{"q": "\xff"}', b'{"q": "\\ud800"}'])

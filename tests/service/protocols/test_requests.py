@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.errors import BadInput, Cancelled, TooLarge
-from service.protocols.requests import MOST_JSON_CONTAINERS, MOST_JSON_VALUES, deadline_of, parse_json, while_connected
+from service.protocols.requests import TENSORS, TEXTS, deadline_of, parse_json, read_json, while_connected
 from service.settings import Settings
 from tests import virtual_clock
 from tests.bundles import golden_inputs, logits_of, make_bundle, model_of, slow_graph, weights
@@ -410,13 +410,49 @@ def test_json_that_is_nested_too_deeply_is_refused_in_words(opened: bytes) -> No
 
 @pytest.mark.parametrize("unit", [b"[],", b"{},"])
 def test_more_arrays_and_objects_than_may_be_are_not_even_read(unit: bytes) -> None:
-    many = b"[" + unit * MOST_JSON_CONTAINERS
-    with pytest.raises(TooLarge, match=f"may have {MOST_JSON_CONTAINERS}"):
+    many = b"[" + unit * TENSORS.containers
+    with pytest.raises(TooLarge, match=f"may have {TENSORS.containers}"):
         parse_json(ANYTHING, many, "JSON")
     assert len(parse_json(ANYTHING, b"[" + unit * 1000 + b"1]", "JSON")) == 1001
 
 
 def test_more_values_than_may_be_are_not_even_read() -> None:
-    with pytest.raises(TooLarge, match=f"may have {MOST_JSON_VALUES} values, and has more: tensors can go as binary"):
-        parse_json(ANYTHING, b"[" + b"1," * (MOST_JSON_VALUES + 1), "JSON")
-    assert len(parse_json(ANYTHING, b"[" + b"1," * (MOST_JSON_VALUES - 1) + b"1]", "JSON")) == MOST_JSON_VALUES
+    with pytest.raises(TooLarge, match=f"may have {TENSORS.values} values, and has more: tensors can go as binary"):
+        parse_json(ANYTHING, b"[" + b"1," * (TENSORS.values + 1), "JSON")
+    assert len(parse_json(ANYTHING, b"[" + b"1," * (TENSORS.values - 1) + b"1]", "JSON")) == TENSORS.values
+
+
+def read_in_pieces(body: bytes, size: int) -> tuple[object, int]:
+    """Have a body of JSON read that comes in pieces; what it holds, and how many were left when it was known."""
+    pieces = [body[start : start + size] for start in range(0, len(body), size)]
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
+
+    async def run() -> object:
+        try:
+            return await read_json(Request({"type": "http", "headers": []}, receive), 10**8, ANYTHING, "JSON")
+        except TooLarge as error:
+            return str(error)
+
+    return asyncio.run(run()), len(pieces)
+
+
+def test_what_a_text_needs_of_json_is_read_in_whichever_pieces_it_comes() -> None:
+    content = {"inputs": ["a, [b] {c}"] * 100, "parameters": {"seed": 1}}
+    for size in (1, 7, 10**6):
+        assert read_in_pieces(json.dumps(content).encode(), size) == (content, 0)
+
+
+@pytest.mark.parametrize(
+    ("unit", "problem"),
+    [
+        (b'"",', f"the body may have {TEXTS.values} values, and has more"),
+        (b"[],", f"the body may have {TEXTS.containers} arrays and objects, and has more"),
+    ],
+)
+def test_json_that_has_more_than_texts_need_is_refused_before_all_of_it_has_come(unit: bytes, problem: str) -> None:
+    body = b"[" + unit * 10**6 + b"1]"
+    told, left = read_in_pieces(body, 2**16)
+    assert told == problem
+    assert left > len(body) / 2**16 / 2
