@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,39 @@ def test_a_model_that_is_not_there_is_told_in_words(browser: Browser, url: str) 
         expect(page.get_by_role("alert").filter(has_text="nobody")).to_contain_text("there is no model 'nobody'")
         page.get_by_role("link", name="All models").click()
         card(page, "shakespeare")
+
+
+HOSTILE = """# A card <script>globalThis.got = 1</script>
+
+<img src=x onerror="globalThis.got = 1"> and [a link](javascript:globalThis.got=1), ![a picture](https://example.org/a.png)
+and ![another](../../shakespeare/1/history.png).
+
+| <b>cell</b> |
+| --- |
+| <svg onload="globalThis.got=1"> |
+"""
+
+
+def test_what_a_model_says_of_itself_stays_text(browser: Browser, url: str, folder: Path) -> None:
+    bundle = folder / ".hostile"
+    shutil.copytree(ROOT / "models" / "fashion-classifier" / "1", bundle)
+    (bundle / "README.md").write_text(HOSTILE, encoding="utf-8")
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    content = HOSTILE.encode()
+    manifest["files"]["README.md"] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    manifest["title"] = manifest["description"] = "<img src=x onerror='globalThis.got = 1'>"
+    (bundle / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    (folder / "hostile").mkdir()
+    bundle.rename(folder / "hostile" / "1")
+    try:
+        with opened(browser, url) as page:
+            expect(card(page, "hostile").get_by_role("heading", level=2)).to_have_text(manifest["title"])
+            page.goto(f"{url}/#/models/hostile")
+            expect(page.get_by_role("heading", level=1)).to_have_text(manifest["title"])
+            prose = page.locator(".prose")
+            expect(prose).to_contain_text('<img src=x onerror="globalThis.got = 1"> and a link')
+            expect(prose.get_by_role("cell")).to_have_text('<svg onload="globalThis.got=1">')
+            expect(prose.locator("a, script, svg, b, img[src]")).to_have_count(0)
+            assert page.evaluate("globalThis.got") is None
+    finally:
+        shutil.rmtree(folder / "hostile")

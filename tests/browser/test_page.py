@@ -52,8 +52,9 @@ def test_the_page_is_light_and_painted_soon(browser: Browser, url: str) -> None:
             for name in TASKS:
                 card(page, name)
             paints.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
-            page.goto(f"{url}/#/models/shakespeare")
-            page.get_by_role("heading", name="The card").wait_for()
+            if len(paints) == 5:
+                page.goto(f"{url}/#/models/shakespeare")
+                page.get_by_role("heading", name="The card").wait_for()
             sizes: list[tuple[str, int, int]] = page.evaluate(
                 """() => [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]
                     .filter((one) => /^.(playground.static.*)?$/.test(new URL(one.name).pathname))
