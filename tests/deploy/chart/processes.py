@@ -301,7 +301,7 @@ class Endpoints(threading.Thread):
         with self._changed:
             self._known.remove(replica)
 
-    def wait_for(self, *wanted: Replica, timeout_s: float = 30.0) -> float:
+    def wait_for(self, *wanted: Replica, timeout_s: float = 120.0) -> float:
         """Wait until requests go to these and no others; gives how long that took, in seconds."""
         began = time.monotonic()
         addresses = sorted(one.address for one in wanted)

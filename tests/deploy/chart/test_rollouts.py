@@ -26,8 +26,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pods() -> list[Object]:
-    """The release. A replica drains for a second where a cluster gives it five, as who looks after it here is quick."""
-    return render({"settings": {"workers": 1, "threads": 1}, "drain": {"delaySeconds": 1}})
+    """The release; a replica drains for as long as the chart says."""
+    return render({"settings": {"workers": 1, "threads": 1}})
 
 
 @pytest.fixture(scope="module")
