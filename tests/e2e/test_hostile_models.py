@@ -21,7 +21,7 @@ from tests.e2e.server import Server
 from tests.e2e.test_workers import pid_of
 from tests.hostile_graphs import as_large_as_asked, endless, endless_at_once, large
 
-PATIENT_S = 60.0
+PATIENT_S = 120.0
 
 
 @contextmanager
@@ -94,7 +94,7 @@ def test_a_model_that_ends_the_process_which_loads_it_is_quarantined_and_named(t
     """What native code does where it has a defect, which nobody has on order: the process gets its signal from here."""
     make_bare(tmp_path, "good")
     make_bare(tmp_path, "crash", graph=endless_at_once())
-    with started(tmp_path, workers=workers) as server:
+    with started(tmp_path, workers=workers, load_timeout_s=300) as server:
         os.kill(trial_of(server), signal.SIGSEGV)
         wait_for(lambda: settled(server))
         states = listed(server)
