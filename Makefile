@@ -31,8 +31,9 @@ help: ## list the targets
 serve: $(SERVE)/.ready ## serve models/ on 127.0.0.1:8000 (INFERD_HOST, INFERD_PORT)
 	$(SERVE)/inferd serve $(ARGS)
 
+# In two processes: those that start servers, which mostly wait for them, one after the other in one of the two.
 test: $(DEV)/.ready ## run every test (with INFERD_DATA_DIR those on real data too)
-	$(DEV)/python -m pytest $(ARGS)
+	$(DEV)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 # Each pytest is a process of its own: the two clients' messages have the same names, and only one of them gets those.
 test-clients: $(SERVE)/.ready $(CLIENTS)/.ready ## call a server with the clients of Triton, KServe, OpenAI, Hugging Face and LibreTranslate

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,30 @@ from service.app import create_app
 from service.settings import ENV_PREFIX, Settings
 from tests.bundles import make_bundle
 
+_HERE = Path(__file__).parent
+
 # They have environments of their own, see `make test-browser`, `make test-clients`, `make chart` and `make image`.
 collect_ignore = ["browser", "clients", "deploy"]
 
 # A slow machine is no defect of what is tested.
 hypothesis.settings.register_profile("inferd", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("inferd")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file together where several processes run them, and those with servers one after another."""
+    for item in items:
+        folder = item.path.relative_to(_HERE).parts[0]
+        item.add_marker(pytest.mark.xdist_group("e2e" if folder == "e2e" else str(item.path)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Spell out what was captured and is no text: another process, where tests run side by side, can't be told it."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
+
 
 Serve = Callable[..., TestClient]
 

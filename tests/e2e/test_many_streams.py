@@ -19,7 +19,7 @@ from tests.e2e.swapping import wait_until
 from tests.text_bundles import make_text_bundle
 
 CLIENTS = 1000
-WARMED_UP = 200
+WARMED_UP = 400
 AT_ONCE = 120
 """More than there are slots and than may wait, for the server to refuse some."""
 LONGEST = 4000

@@ -79,9 +79,7 @@ def test_every_status_is_in_the_documentation() -> None:
     assert documented == {str(status) for status in (*STATUS.values(), *get_args(Refusal))}
 
 
-@pytest.mark.parametrize(
-    "path", ["/nothing", "/predict", "/predict/", "/predict/tiny/versions", "/v2/models", "/v3", "//"]
-)
+@pytest.mark.parametrize("path", ["/nothing", "/predict", "/predict/", "/predict/tiny/versions", "/v2/models", "/v3"])
 def test_a_path_where_there_is_nothing_is_answered_in_json(client: TestClient, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 404
