@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -71,7 +72,10 @@ def test_a_text_grows_while_it_is_written_and_is_what_the_api_writes(page: Page,
     assert grown == sorted(grown)
     assert grown[-1] == 1500
     assert written(found) == asked(url, 1500)["generated_text"]
-    assert "tokens/s" in found.locator(".numbers").inner_text()
+    told = re.search(r"([\d,]+) tokens/s .* ([\d.,]+) ms in all", found.locator(".numbers").inner_text())
+    assert told
+    rate, taken = (float(one.replace(",", "")) for one in told.groups())
+    assert rate * taken / 1000 == pytest.approx(1500, rel=0.05)
     expect(found.locator(".timings")).to_contain_text("seed 7")
 
 

@@ -70,7 +70,6 @@ export function create({ frame, description }) {
     used = { inputs: beginning, parameters: asked };
     next = anySeed();
     const began = performance.now();
-    let first = 0;
     let last = null;
     try {
       const response = await call(`predict/${frame.path}`, {
@@ -78,9 +77,8 @@ export function create({ frame, description }) {
         signal: AbortSignal.any([mine.signal, frame.signal]),
       });
       for await (const event of events(response)) {
-        first ||= performance.now();
         if (!event.token.special) add(event.token, event.top_tokens ?? []);
-        follow(first);
+        follow(began);
         last = event.details ?? last;
       }
       if (last) {
@@ -102,7 +100,7 @@ export function create({ frame, description }) {
         frame.calls(calls);
         cancelAnimationFrame(awaited);
         awaited = 0;
-        if (tokens.length) tell(first, performance.now() - began);
+        if (tokens.length) tell(performance.now() - began, true);
       }
     }
   }
@@ -117,25 +115,25 @@ export function create({ frame, description }) {
 
   // What costs a layout is done once a frame, however many characters have come.
   let awaited = 0;
-  function follow(first) {
+  function follow(began) {
     awaited ||= requestAnimationFrame(() => {
       awaited = 0;
       if (isFollowed) text.scrollTop = text.scrollHeight;
-      if (tokens.length) tell(first);
+      if (tokens.length) tell(performance.now() - began);
     });
   }
 
-  function tell(first, whole_ms) {
-    const seconds = (performance.now() - first) / 1000;
+  // From the request on: characters come several at a time, and between the first of them and the last is hardly any time.
+  function tell(taken_ms, isAll) {
     const bits = tokens.reduce((sum, token) => sum - token.logprob, 0) / tokens.length / Math.LN2;
     fill(
       numbers,
       h("b", {}, whole(tokens.length)),
       " characters \u00b7 ",
-      h("b", {}, tokens.length > 1 ? whole((tokens.length - 1) / seconds) : "\u2026"),
+      h("b", {}, whole(tokens.length / (taken_ms / 1000))),
       " tokens/s \u00b7 ",
       h("b", {}, bits.toFixed(2)),
-      ` bits a character${whole_ms ? ` \u00b7 ${milliseconds(whole_ms)} in all` : ""}`,
+      ` bits a character${isAll ? ` \u00b7 ${milliseconds(taken_ms)} in all` : ""}`,
     );
   }
 
