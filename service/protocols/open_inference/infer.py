@@ -15,6 +15,7 @@ from service.protocols.express import Sent, Work
 from service.protocols.open_inference import compression, messages
 from service.protocols.open_inference.inference import Inference
 from service.protocols.requests import (
+    TENSORS,
     TIMEOUT_HEADER,
     AnswerResponse,
     addressed,
@@ -89,7 +90,8 @@ class Infer:
             deadline = deadline_of(request)
             header_length = messages.header_length_of(request.headers.getlist(_HEADER_LENGTH))
             encoding = compression.encoding_of(",".join(request.headers.getlist("content-encoding")))
-            body = await read_body(request, self._max_body_bytes)
+            is_json = header_length is None and not encoding
+            body = await read_body(request, self._max_body_bytes, TENSORS if is_json else None)
             reader = self._reader(served)
 
             def read() -> Inference:

@@ -21,6 +21,7 @@ import pytest
 from service.app import create_app
 from service.errors import Overloaded
 from service.protocols.express import Express
+from service.protocols.requests import TENSORS
 from service.security.keys import digest_of
 from service.server import DrainingServer
 from service.settings import Settings
@@ -415,6 +416,20 @@ def test_who_was_refused_and_asks_again_at_once_waits_for_the_next_refusal(tiny:
             model._batcher.enqueue = enqueue
             assert (await impatient.ask(INFER, _RIGHT, _BODY)).status == 200
             assert served.metrics()['inferd_inflight{model="tiny",version="1"}'] == 0
+
+    asyncio.run(main())
+
+
+def test_json_of_too_many_arrays_is_refused_before_all_of_it_has_come(tiny: Path) -> None:
+    async def main() -> None:
+        async with serving(tiny) as served:
+            client = await served.connect()
+            client.writer.write(Client.head(INFER, {}, 10**7) + b'{"inputs":[' + b"[]," * 300_000)
+            answer = await client.answer()
+            assert (answer.status, json.loads(answer.body)["error"]) == (
+                413,
+                f"the body may have {TENSORS.containers} arrays and objects, and has more",
+            )
 
     asyncio.run(main())
 
