@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import socket
+import threading
 import subprocess
 import sys
 import time
@@ -344,6 +345,9 @@ def test_a_collector_that_does_not_answer_holds_up_no_request_and_no_end(
             began = time.monotonic()
         assert time.monotonic() - began < 2
     assert "the last traces are lost" in caplog.text
+    for thread in threading.enumerate():
+        if thread.name == "last traces":  # else what it still has to say would be in the next test's log
+            thread.join(30)
 
 
 def test_without_them_nothing_of_it_is_imported(models: Path) -> None:

@@ -468,4 +468,5 @@ def test_nothing_is_left_behind_when_it_ends(caplog: pytest.LogCaptureFixture) -
 
     run(scenario())
     gc.collect()
-    assert caplog.records == []
+    # Threads of other tests may still write what is theirs.
+    assert [one for one in caplog.records if one.name in ("asyncio", module.logger.name)] == []
