@@ -5,9 +5,9 @@ import io
 import json
 import logging
 import socket
-import threading
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
