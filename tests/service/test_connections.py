@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -99,7 +99,8 @@ class Served:
     async def close(self) -> None:
         for client in self._clients:
             client.writer.close()
-        await asyncio.sleep(0)
+            with suppress(OSError):
+                await client.writer.wait_closed()
 
 
 @asynccontextmanager

@@ -49,6 +49,7 @@ class ScriptedServer:
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._threads[0].join(30)  # it may have been accepting one more
         for one in self._sockets:
             with contextlib.suppress(OSError):  # the other side has gone already
                 one.shutdown(socket.SHUT_RDWR)
