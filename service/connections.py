@@ -2,7 +2,7 @@
 
 uvicorn bounds none of it, so this is the one place that does. What gets too large is noticed as it comes, in
 `BoundedProtocol`; what takes too long in `Watch`, which looks at every connection once a second, so that a request
-that takes no time costs nothing.
+that takes no time costs nothing. A request that comes whole may be answered from here, see `service.exchanges`.
 """
 
 from __future__ import annotations

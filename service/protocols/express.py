@@ -24,13 +24,14 @@ from service.bodies import Bodies
 from service.errors import Cancelled, InferdError, Overloaded
 from service.exchanges import Exchange, Header
 from service.metrics import Metrics
-from service.observability import identity_of, log_request, request_id
+from service.observability import identity_of, log_request, protocol_of, request_id
 from service.protocols.errors import SHORTEST_RETRY_AFTER_S, error_response, unexpected_response
-from service.protocols.gate import GRANT
+from service.protocols.gate import GRANT, scope_of
 from service.protocols.requests import GONE
 from service.repository.model import Measured, Model
 from service.repository.repository import Repository
 from service.security.access import Access, Grant, presented
+from service.security.keys import Scope as KeyScope
 from service.tensors import Arrays
 
 logger = logging.getLogger(__name__)
@@ -100,11 +101,9 @@ class Call(Protocol):
     """A call that may come the short way.
 
     Attributes:
-        protocol: as requests are counted.
         paths: where, with `{model}` and maybe `{version}` in the place of names.
     """
 
-    protocol: str
     paths: Sequence[str]
 
     def prepare(self, model: Model, sent: Sent) -> Work | None:
@@ -116,10 +115,12 @@ class Call(Protocol):
 
 
 class Target(NamedTuple):
-    """What a request's target comes to."""
+    """What a request's target comes to: the call, and what else its path says of it, as for the application."""
 
     call: Call
     path: str
+    scope: KeyScope | None
+    protocol: str
     model: str
     version: str | None
     query: Mapping[str, str]
@@ -191,7 +192,8 @@ class Express:
                     break
             else:
                 given = dict(parse_qsl(query, keep_blank_values=True))
-                return Target(call, path, values["{model}"], values.get("{version}"), given)
+                model, version = values["{model}"], values.get("{version}")
+                return Target(call, path, scope_of(path), protocol_of(path), model, version, given)
         return None
 
 
@@ -259,8 +261,9 @@ class _Underway:
         Raises:
             InferdError: it may not.
         """
-        headers = self._headers
-        self._grant = access.admit("predict", presented(headers.get(b"authorization"), headers.get(b"x-api-key")))
+        if (scope := self._target.scope) is not None:
+            headers = self._headers
+            self._grant = access.admit(scope, presented(headers.get(b"authorization"), headers.get(b"x-api-key")))
         self._measured = self._model.measured()
         self._measured.begin()
 
@@ -269,7 +272,8 @@ class _Underway:
         if self._measured:
             self._measured.abandon()
         self._express.bodies.let_go(len(self._exchange.body))
-        self._exchange.scope[GRANT] = self._grant
+        if self._grant:
+            self._exchange.scope[GRANT] = self._grant
 
     def start(self, work: Work) -> None:
         """Have it run.
@@ -355,6 +359,6 @@ class _Underway:
         express.bodies.let_go(len(exchange.body))
         if self._grant:
             self._grant.give_back()
-        express.metrics.count_request(self._target.call.protocol, status)
+        express.metrics.count_request(self._target.protocol, status)
         headers = [*response.raw_headers, (b"x-request-id", self._identity.encode())]
         exchange.answer(status, headers, bytes(response.body), last=express.repository.is_draining)

@@ -109,7 +109,6 @@ class Predict:
         max_body_bytes: of a request.
     """
 
-    protocol = "predict"
     paths: Sequence[str] = ("/predict/{model}", "/predict/{model}/versions/{version}")
 
     def __init__(self, repository: Repository, *, max_body_bytes: int) -> None:

@@ -54,7 +54,6 @@ class Infer:
         max_body_bytes: of a request, as it is sent and once it is decompressed.
     """
 
-    protocol = "open_inference"
     paths: Sequence[str] = ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
 
     def __init__(self, repository: Repository, *, max_body_bytes: int) -> None:
