@@ -1,7 +1,8 @@
 """Requests that nobody well-meaning makes, a hundred of each kind: what `hostile.py` puts on a server.
 
 Each attack has a connection of its own, and says what became of it: a status, `closed` where the server ended it
-without an answer, or `open` where neither had happened when its time was up.
+without an answer, or `open` where neither had happened when its time was up. What is sent is made before: the process
+says `ready`, and begins when it is sent a line.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def attacks() -> dict[str, Callable[[], Attack]]:
     tensor = {"name": "image", "datatype": "FP32", "shape": [10**6, 1, 28, 28], "data": []}
     return {
         "a body of 10 GB, said": lambda: at_once(
-            b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10000000000\r\n\r\n" + b"x" * mega
+            f"POST {infer} HTTP/1.1\r\nhost: x\r\ncontent-length: 10000000000\r\n\r\n".encode() + b"x" * mega
         ),
         "a body of 20 MB": lambda: at_once(post(classify, b"x" * 20 * mega, "image/png")),
         "a body without an end": lambda: bit_by_bit(
@@ -148,9 +149,9 @@ def attacks() -> dict[str, Callable[[], Attack]]:
     }
 
 
-async def attack_all(name: str, port: int) -> Counter[str]:
+async def attack_all(attack: Attack, port: int) -> Counter[str]:
     """Attack a hundred times, and count what became of it."""
-    attack, found = attacks()[name](), Counter[str]()
+    found = Counter[str]()
     turns = asyncio.Semaphore(AT_ONCE)
 
     async def one() -> None:
@@ -183,4 +184,7 @@ async def _outcome(attack: Attack, port: int) -> str:
 
 if __name__ == "__main__":
     os.nice(10)  # what it takes to make them is not what is measured
-    print(json.dumps(asyncio.run(attack_all(sys.argv[1], int(sys.argv[2])))))
+    attack = attacks()[sys.argv[1]]()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(json.dumps(asyncio.run(attack_all(attack, int(sys.argv[2])))))

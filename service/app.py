@@ -114,6 +114,8 @@ def create_app(
             version=version,
             host=settings.host,
             port=settings.grpc_port,
+            max_connections=max(1, settings.max_connections // settings.processes),
+            message_timeout_s=settings.body_timeout_s,
             max_body_bytes=settings.max_body_bytes,
             share_port=controller is None,
             access_log=settings.access_log,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
@@ -12,6 +14,7 @@ from service.machine import trim_memory
 _BODIES, _HELD = "inferd.bodies", "inferd.held"
 _RETRY_AFTER_S = 1.0
 _TRIM_AFTER_BYTES = 64 * 2**20
+_TRIM_AT_REST_BYTES, _TRIM_EVERY_S = 16 * 2**20, 1.0
 
 
 class Bodies:
@@ -19,7 +22,8 @@ class Bodies:
 
     Args:
         limit: of all of them together, in bytes.
-        trim: gives back what is free: called in a thread of its own, after every 64 MiB of bodies.
+        trim: gives back what is free: called in a thread of its own, after every 64 MiB of bodies, or 16 MiB and a
+            second where no other is held.
 
     Attributes:
         held: how many there are.
@@ -29,7 +33,8 @@ class Bodies:
         self.held = 0
         self._limit = limit
         self._trim = trim
-        self._released = 0  # since that was done last
+        self._released = 0  # since that was done last,
+        self._trimmed_at = -math.inf  # which was then
 
     def watch(self, scope: MutableMapping[str, Any]) -> None:
         """Have `count` find this for the request of `scope`."""
@@ -49,9 +54,16 @@ class Bodies:
     def let_go(self, size: int) -> None:
         """So many bytes are held no longer."""
         self.held -= size
+        self.drop(size)
+
+    def drop(self, size: int) -> None:
+        """So many bytes have come that nobody holds."""
         self._released += size
-        if self._released > _TRIM_AFTER_BYTES:
-            self._released = 0
+        if self._released <= _TRIM_AT_REST_BYTES:
+            return
+        now = time.monotonic()
+        if self._released > _TRIM_AFTER_BYTES or (not self.held and now - self._trimmed_at > _TRIM_EVERY_S):
+            self._released, self._trimmed_at = 0, now
             threading.Thread(target=self._trim, name="trim", daemon=True).start()
 
     def take(self, scope: MutableMapping[str, Any], size: int) -> None:

@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.exchanges import Cancellable, Exchange, Quick
 from service.sending import TogetherTransport
+from service.turns import LARGE_CHUNK, Turns
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,9 @@ class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1, within `limits`, which `bounded` sets for the connections of a server.
 
     Attributes:
-        when_lost: called when a connection has ended.
+        when_lost: called when a connection has ended,
+        when_dropped: and when so many bytes have come that nobody looks at.
+        turns: of all connections that send much.
         doing: what its client was found at.
         since: from when on, on the event loop's clock.
         is_lost: whether the client has gone away,
@@ -93,7 +96,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     limits: ConnectionLimits
     when_lost: Callable[[], object]
+    when_dropped: Callable[[int], object]
     quick: Quick | None
+    turns: Turns
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         """Take a connection, or refuse it where there are too many."""
@@ -126,7 +131,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read what has come, and refuse what gets too large."""
+        if len(data) >= LARGE_CHUNK:
+            self.turns.read(cast(TogetherTransport, self.transport), self.loop.call_soon)
         if self.doing == "refused" or self.transport.is_closing():
+            self.when_dropped(len(data))
             return
         before, self._chunk = self.scope, len(data)
         try:
@@ -275,6 +283,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.write(STATUS_LINE[status] + head + body)
         if answer and linger and self.transport.can_write_eof():
             self.transport.write_eof()
+            self.flow.resume_reading()  # a client that sends before it looks would never see the answer
         else:
             self.transport.close()
 
@@ -379,7 +388,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def bounded(
-    limits: ConnectionLimits, when_lost: Callable[[], object] = bool, quick: Quick | None = None
+    limits: ConnectionLimits,
+    when_lost: Callable[[], object] = bool,
+    quick: Quick | None = None,
+    when_dropped: Callable[[int], object] = bool,
 ) -> type[BoundedProtocol]:
     """The protocol of a server whose connections have `limits`, and which wants to know when one has ended.
 
@@ -387,8 +399,15 @@ def bounded(
         limits: of each connection, and of all.
         when_lost: called when one has ended.
         quick: what is shown requests that came whole before the application is.
+        when_dropped: called when so many bytes have come that nobody looks at.
     """
-    own = {"limits": limits, "when_lost": staticmethod(when_lost), "quick": quick}
+    own = {
+        "limits": limits,
+        "when_lost": staticmethod(when_lost),
+        "when_dropped": staticmethod(when_dropped),
+        "quick": quick,
+        "turns": Turns(),
+    }
     return type("BoundedProtocol", (BoundedProtocol,), own)
 
 

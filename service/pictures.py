@@ -59,7 +59,12 @@ def write(pixels: Pixels, format: str) -> bytes:
 
 def enlarged(pixels: Pixels, factor: int) -> Pixels:
     """Images (N, height, width, channels) with every pixel `factor` times as wide and as high."""
-    return pixels if factor == 1 else pixels.repeat(factor, axis=1).repeat(factor, axis=2)
+    if factor == 1:
+        return pixels
+    count, height, width, channels = pixels.shape
+    # NumPy's `repeat` would go from element to element, and let no other thread run meanwhile.
+    spread = np.broadcast_to(pixels[:, :, None, :, None], (count, height, factor, width, factor, channels))
+    return spread.reshape(count, height * factor, width * factor, channels)
 
 
 def grid(pixels: Pixels, columns: int | None = None) -> Pixels:

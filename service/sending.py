@@ -25,10 +25,9 @@ class TogetherTransport(asyncio.Transport):
         self._transport = transport
         self._call_soon = call_soon
         self._head: bytes | None = None
+        self._is_paused = self._rests = False
         # What is asked most goes straight through.
         self.is_closing = transport.is_closing  # type: ignore[method-assign]
-        self.pause_reading = transport.pause_reading  # type: ignore[method-assign]
-        self.resume_reading = transport.resume_reading  # type: ignore[method-assign]
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send `data`, a head a little later; nothing if the connection ends: whoever answers may not know it yet."""
@@ -79,6 +78,29 @@ class TogetherTransport(asyncio.Transport):
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Set them."""
         self._transport.set_write_buffer_limits(high, low)
+
+    def pause_reading(self) -> None:
+        """Read no more for now."""
+        self._is_paused = True
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read again, unless it rests."""
+        self._is_paused = False
+        if not self._rests:
+            self._transport.resume_reading()
+
+    def rest(self) -> None:
+        """Read nothing, whoever would, until `go_on`."""
+        self._rests = True
+        if not (self._is_paused or self._transport.is_closing()):
+            self._transport.pause_reading()
+
+    def go_on(self) -> None:
+        """Read again, unless it is paused."""
+        self._rests = False
+        if not (self._is_paused or self._transport.is_closing()):
+            self._transport.resume_reading()
 
     def is_reading(self) -> bool:
         """Whether anything is read."""

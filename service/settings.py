@@ -137,11 +137,15 @@ class Settings(BaseSettings):
         description="Most bytes of all requests' bodies that are read or answered at once; past it requests are "
         "refused (429). As much may wait of answers that their clients don't read; past it those are cut off.",
     )
-    max_connections: int = Field(4096, ge=1, description="Most connections of HTTP at once.")
+    max_connections: int = Field(
+        4096, ge=1, description="Most connections of HTTP at once; of gRPC there may be as many."
+    )
     max_head_bytes: int = Field(32 * 2**10, ge=1024, description="Longest line and headers of a request, together.")
     max_url_bytes: int = Field(8 * 2**10, ge=64, description="Longest target (path and query) of a request.")
     head_timeout_s: float = Field(10.0, gt=0, description="Longest time for the line and headers of a request.")
-    body_timeout_s: float = Field(60.0, gt=0, description="Longest time for the body of a request, from there on.")
+    body_timeout_s: float = Field(
+        60.0, gt=0, description="Longest time for the body of a request, from there on; of gRPC for a call's message."
+    )
     send_timeout_s: float = Field(
         30.0, gt=0, description="How long an answer may wait for a client that doesn't read it."
     )

@@ -58,6 +58,14 @@ _JSON_NAMES: Mapping[type, str] = {
 }
 
 
+def not_finite(arrays: Arrays) -> list[str]:
+    """The names of those in which a number is NaN or infinite."""
+    floats = (
+        (name, array) for name, array in arrays.items() if array.dtype.kind == "f" or array.dtype == DTYPES["BF16"]
+    )
+    return [name for name, array in floats if not np.isfinite(array).all()]
+
+
 def numbers(data: object, datatype: str) -> NDArray[Any]:
     """Make an array of what JSON held, if every element is one of `datatype`: nothing is cut, wrapped or guessed.
 

@@ -58,6 +58,9 @@ class RunBlocking(Protocol):
         """Start `work` at once and return what awaits its result."""
 
 
+Flaw: TypeAlias = Callable[[Arrays], InferdError | None]
+"""Says what is wrong with an answer, if anything is."""
+
 Done: TypeAlias = Callable[["Answer | InferdError"], object]
 """Told what became of a request, once, in the event loop; it may not raise."""
 
@@ -95,9 +98,9 @@ class _Batch(msgspec.Struct):
 
 
 class _Result(msgspec.Struct, frozen=True):
-    """What a run gave: the outputs of each request in order, and where the time went."""
+    """What a run gave: the outputs of each request in order, or its error; and where the time went."""
 
-    shares: Sequence[Arrays]
+    shares: Sequence[Arrays | InferdError]
     input_s: float
     infer_s: float
     output_s: float
@@ -126,6 +129,7 @@ class Batcher:
             one that takes far longer (its graph may loop as often as the inputs say) the next ones are kept out of it.
         batched: whether the first axis of every array is the batch. If not, arrays have whatever shape they have, and
             every request runs alone, as one row.
+        flaw: of an answer that is not given; those that shared its run are.
 
     Raises:
         ValueError: a model without a batch axis should run more than one row at once.
@@ -142,6 +146,7 @@ class Batcher:
         on_batch: Callable[[BatchReport], object] | None = None,
         inline_below_s: float = INLINE_S,
         batched: bool = True,
+        flaw: Flaw | None = None,
     ) -> None:
         if not batched and limits.max_batch_rows != 1:
             raise ValueError(f"a model without a batch axis runs 1 row at once, not {limits.max_batch_rows}")
@@ -155,6 +160,7 @@ class Batcher:
         self._inline_below_s = inline_below_s
         self._batches_apart = 0  # so many more go to a thread, however short they are predicted to be
         self._batched = batched
+        self._flaw = flaw
 
         self._queues: tuple[dict[Request, None], ...] = tuple({} for _ in range(PRIORITY_LEVELS))  # oldest first
         self._queued_rows = [0] * PRIORITY_LEVELS
@@ -341,7 +347,9 @@ class Batcher:
             ran = clock()
             if self._batched and (wrong := misfit(outputs, rows)):
                 raise RuntimeFailure(f"the model is at fault: output {wrong}")
-            shares = list(scatter(outputs, [request.waiting.rows for request in requests]))
+            shares: list[Arrays | InferdError] = list(scatter(outputs, [request.waiting.rows for request in requests]))
+            if (flaw := self._flaw) and flaw(outputs):
+                shares = [flaw(share) or share for share in shares]  # type: ignore[arg-type] # none is an error yet
             return _Result(shares, joined - started, ran - joined, clock() - ran)
         except Exception as error:
             return _failure(error)
@@ -401,20 +409,26 @@ def _hand_out(batch: _Batch, outcome: Outcome) -> None:
         for request, outputs in zip(batch.requests, outcome.shares, strict=True):
             queued_at = request.waiting.enqueued_at
             queue_s = batch.started_at - queued_at
-            _tell(request, Answer(outputs, queue_s, batch.compute_s, batch.rows, *times, queued_at))
+            _tell(
+                request,
+                outputs
+                if isinstance(outputs, InferdError)
+                else Answer(outputs, queue_s, batch.compute_s, batch.rows, *times, queued_at),
+            )
         return
     outcomes = outcome.outcomes if isinstance(outcome, _Apart) else [outcome] * len(batch.requests)
     for request, own in zip(batch.requests, outcomes, strict=True):
         _tell(request, own if isinstance(own, InferdError) else _answer_alone(request, own, batch))
 
 
-def _answer_alone(request: Request, result: _Result, batch: _Batch) -> Answer:
+def _answer_alone(request: Request, result: _Result, batch: _Batch) -> Answer | InferdError:
     """The answer to a request that ran alone after its batch had failed."""
+    (outputs,) = result.shares
+    if isinstance(outputs, InferdError):
+        return outputs
     queued_at = request.waiting.enqueued_at
     times = (result.input_s, result.infer_s, result.output_s)
-    return Answer(
-        result.shares[0], batch.started_at - queued_at, batch.compute_s, request.waiting.rows, *times, queued_at
-    )
+    return Answer(outputs, batch.started_at - queued_at, batch.compute_s, request.waiting.rows, *times, queued_at)
 
 
 def _tell(request: Request, outcome: Answer | InferdError) -> None:

@@ -21,6 +21,10 @@ _WINDOWS: Final = 3
 """in so many of these in a row, with a wait of"""
 _LONG_S: Final = 0.1
 """so long: whoever waits for less is not worth refusing others for."""
+_WINDOWS_OF_A_TRY: Final = 2
+_LONG_IN_A_TRY_S: Final = 0.05
+_TRY_S: Final = 2.0
+"""For so long after the full queue was tried again less is enough: whoever it lets in waits for long."""
 
 _OVER_AFTER_S: Final = 1.0
 """An overload is over once nobody was refused for so long."""
@@ -44,6 +48,7 @@ class Overload:
         self._ends = now + WINDOW_S
         self._arrived = self._left = 0
         self._grown = 0  # windows in a row
+        self._is_tried = False
         self._changed = now - _CALM_S
         self._refused = now
         self._try_after_s = _FIRST_TRY_S
@@ -63,7 +68,9 @@ class Overload:
         self._refused = now
 
     def _look(self, now: float, wait_s: float) -> None:
-        grows = wait_s > _LONG_S and self._arrived > _GROWS * self._left + self._slack_rows
+        is_tried = self._is_tried and now - self._changed < _TRY_S
+        long_s = _LONG_IN_A_TRY_S if is_tried else _LONG_S
+        grows = wait_s > long_s and self._arrived > _GROWS * self._left + self._slack_rows
         # Where a whole window has passed without an arrival, nothing grows.
         self._grown = self._grown + 1 if grows and now < self._ends + WINDOW_S else 0
         self._arrived = self._left = 0
@@ -73,13 +80,13 @@ class Overload:
                 self._turn(now, on=False)
             elif now - self._changed > self._try_after_s:
                 self._try_after_s *= _RARER
-                self._turn(now, on=False)
-        elif self._grown >= _WINDOWS:
+                self._turn(now, on=False, is_tried=True)
+        elif self._grown >= (_WINDOWS_OF_A_TRY if is_tried else _WINDOWS):
             if now - self._changed > _CALM_S:
                 self._try_after_s = _FIRST_TRY_S
             self._turn(now, on=True)
 
-    def _turn(self, now: float, *, on: bool) -> None:
-        self.is_on = on
+    def _turn(self, now: float, *, on: bool, is_tried: bool = False) -> None:
+        self.is_on, self._is_tried = on, is_tried
         self._changed = now
         self._grown = 0

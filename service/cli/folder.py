@@ -30,6 +30,9 @@ def add_commands(commands: Commands) -> None:
     add.add_argument(
         "--golden", type=Path, metavar="inputs.npz", help="inputs to replay, by name, where none can be made up"
     )
+    add.add_argument(
+        "--not-finite", choices=["pass", "refuse"], default="pass", help="what becomes of NaN and infinity in answers"
+    )
     add.set_defaults(run=_import)
 
 
@@ -68,7 +71,14 @@ def _import(settings: Settings, given: argparse.Namespace) -> int:
     from service.repository.importing import Import, import_model
 
     wanted = Import(
-        given.file, given.name, given.version, given.title, given.licence, labels=given.labels, golden=given.golden
+        given.file,
+        given.name,
+        given.version,
+        given.title,
+        given.licence,
+        labels=given.labels,
+        golden=given.golden,
+        not_finite=given.not_finite,
     )
     made = import_model(settings.models, wanted, LoadOptions.of(settings))
     (graph,) = made.manifest.default.graphs.values()

@@ -8,7 +8,7 @@ Models are frozen and refuse unknown keys. `schema_version` is looked at before 
 that are served as their graph (task `tensors`), of which less is known; of all others it asks what version 1 asked.
 Version 3 added graphs that are run once a token (`step`) and text that is read character by character; version 4 steps
 that pick their candidates and look at a context, tokenizers, and translation; version 5 images that are drawn, and
-texts that are read as n-grams.
+texts that are read as n-grams; version 6 `not_finite`.
 """
 
 from service.manifest.contract import Batching, FileEntry, Manifest, Provenance, Quality, Source

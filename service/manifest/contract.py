@@ -97,12 +97,14 @@ class Manifest(Contract):
         preprocessing: from a request's input to the graph's; None where requests are tensors, or numbers that images
             are drawn from.
         postprocessing: from the graph's output to an answer; None where answers are tensors, or made token by token.
+        not_finite: what becomes of an answer in which a number is NaN or infinite: `pass` gives tensors as they came
+            (what has to be told as a score, a text or JSON fails all the same), `refuse` makes it an error everywhere.
         quality: measured figures.
         provenance: of a model that was trained here.
         licence: of a model that was not, where its owner said.
     """
 
-    schema_version: Literal[1, 2, 3, 4, 5]
+    schema_version: Literal[1, 2, 3, 4, 5, 6]
     title: str
     description: str
     task: Annotated[str, Field(pattern=r"^[a-z]+(-[a-z]+)*$")]
@@ -114,6 +116,7 @@ class Manifest(Contract):
     preprocessing: Preprocessing | None = None
     postprocessing: Postprocessing | None = None
     batching: Batching = Batching()
+    not_finite: Literal["pass", "refuse"] = "pass"
     quality: tuple[Quality, ...]
     provenance: Provenance | None = None
     licence: str | None = None
@@ -169,6 +172,8 @@ def _since(manifest: Manifest) -> Iterator[tuple[str, int]]:
         yield "n-grams", 5
     if isinstance(manifest.postprocessing, ImagesPostprocessing):
         yield "images that are drawn", 5
+    if manifest.not_finite != "pass":
+        yield "not_finite", 6
 
 
 def _missing_from_a_trained_model(manifest: Manifest) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.npz"
 MODEL_FILE = "model.onnx"

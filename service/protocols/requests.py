@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
@@ -42,15 +43,17 @@ class JsonBounds(NamedTuple):
     Attributes:
         containers: arrays and objects,
         values: of all of them.
+        size: in bytes, where that is less than any body may have.
     """
 
     containers: int
     values: int
+    size: float = math.inf
 
 
 TENSORS: Final = JsonBounds(2**18, 2**21)
 """Of what may carry a tensor, number by number."""
-TEXTS: Final = JsonBounds(2**14, 2**17)
+TEXTS: Final = JsonBounds(2**14, 2**17, 2**21)
 """Of what asks with texts: they are read in the event loop, and no such request has a use for more."""
 
 
@@ -118,7 +121,11 @@ async def read_body(request: Request, limit: int, bounds: JsonBounds | None = No
         Overloaded: the bodies of all requests are too many bytes together.
         Cancelled: the client went away.
     """
-    too_large = TooLarge(f"the body is larger than {limit} bytes (INFERD_MAX_BODY_BYTES)")
+    if bounds and bounds.size < limit:
+        limit = int(bounds.size)
+        too_large = TooLarge(f"the body is larger than {limit} bytes, which is what a request of texts may have")
+    else:
+        too_large = TooLarge(f"the body is larger than {limit} bytes (INFERD_MAX_BODY_BYTES)")
     length = request.headers.get("content-length")
     if length is not None and length.isdigit() and int(length) > limit:
         raise too_large

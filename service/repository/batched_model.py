@@ -13,12 +13,13 @@ from typing import Any
 from service.batching.batcher import INLINE_S, Batcher
 from service.batching.policy import LatencyProfile, Limits
 from service.batching.records import Answer, BatchReport
+from service.errors import RuntimeFailure
 from service.metrics import ModelMetrics
 from service.repository.bundle import Bundle
 from service.repository.model import Model
 from service.repository.statistics import VersionStatistics
 from service.tasks.base import Task
-from service.tensors import Arrays
+from service.tensors import Arrays, not_finite
 from service.threads import BoundedThreads
 
 
@@ -75,6 +76,7 @@ class GraphModel(Model):
             on_batch=self._count_batch,
             inline_below_s=inline_below_s,
             batched=bundle.batched,
+            flaw=_flaw if bundle.manifest.not_finite == "refuse" else None,
         )
 
     def submit(
@@ -120,6 +122,15 @@ class GraphModel(Model):
         self.metrics.compute_seconds.observe(report.compute_s)
         if not report.failed:
             self._statistics.count_batch(report)
+
+
+def _flaw(outputs: Arrays) -> RuntimeFailure | None:
+    """What is wrong with an answer in which a number is none, where the manifest refuses that."""
+    if wrong := not_finite(outputs):
+        return RuntimeFailure(
+            f"the model answered with numbers that are not finite, in output {wrong[0]!r}; its manifest refuses them"
+        )
+    return None
 
 
 class BatchedModel(GraphModel):

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,7 @@ class Import:
         licence: under which it may be used, if that is known.
         labels: a JSON file, the list of class names in the order of the output.
         golden: an npz file with an array for each input, where the graph takes none that could be made up.
+        not_finite: see `Manifest`.
     """
 
     file: Path
@@ -65,6 +66,7 @@ class Import:
     licence: str | None = None
     labels: Path | None = None
     golden: Path | None = None
+    not_finite: Literal["pass", "refuse"] = "pass"
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,7 @@ def _write(folder: Path, wanted: Import, options: LoadOptions) -> tuple[Manifest
             },
             "golden": GOLDEN_FILE,
             "licence": wanted.licence,
+            "not_finite": wanted.not_finite,
         }
     )
     (folder / _CARD).write_text(_card(wanted.name, manifest, probed), encoding="utf-8")

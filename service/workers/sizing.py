@@ -33,7 +33,8 @@ def count_workers(settings: Settings) -> int:
 
 def files_of(settings: Settings, workers: int) -> int:
     """How many files each of so many workers may have to keep open: its connections, and what else there is."""
-    return settings.max_connections // workers + _FILES_BESIDE_CONNECTIONS
+    ports = 1 if settings.grpc_port is None else 2
+    return ports * (settings.max_connections // workers) + _FILES_BESIDE_CONNECTIONS
 
 
 def default_load_memory() -> int:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import httpx
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, expect
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -100,6 +103,17 @@ def card(page: Page, name: str) -> Locator:
     found = page.locator(f"article[data-model='{name}']")
     found.wait_for()
     return found
+
+
+def withdraw(folder: Path, name: str, url: str) -> None:
+    """Take a model out of a folder that a server watches, and wait until it has let go of it: the next test's page
+    asks for each model that is listed."""
+    shutil.rmtree(folder / name)
+    for _ in range(ANSWER_MS // 100):
+        if all(entry["name"] != name for entry in httpx.post(f"{url}/v2/repository/index").json()):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"the server still lists {name}")
 
 
 def until(page: Page, expression: str) -> None:

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from playwright.sync_api import Browser, expect
 
-from tests.browser.browsing import card, opened
+from tests.browser.browsing import card, opened, withdraw
 from tests.browser.conftest import write_bare
 
 
@@ -25,7 +24,7 @@ def test_models_that_come_and_go_do_so_on_the_page_too_and_the_others_stay_as_th
             found.get_by_label("version").select_option("1")
             expect(found.locator(".chips a")).to_have_attribute("href", "#/models/newcomer/1")
         finally:
-            shutil.rmtree(folder / "newcomer")
+            withdraw(folder, "newcomer", url)
         expect(found).to_have_count(0)
         expect(page.locator("#state")).to_have_text("4 models ready")
 
@@ -43,4 +42,4 @@ def test_a_model_that_is_refused_says_why(browser: Browser, url: str, folder: Pa
             expect(found.locator(".error")).to_contain_text("model.onnx")
             expect(page.locator("#state")).to_have_text("4 models ready, 1 not")
     finally:
-        shutil.rmtree(folder / "broken")
+        withdraw(folder, "broken", url)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser.browsing import ROOT, card, opened, shoot, until
+from tests.browser.browsing import ROOT, card, opened, shoot, until, withdraw
 
 PICTURES = {"fashion-classifier": 2, "shakespeare": 1, "en-de": 3, "fashion-gan": 4}
 
@@ -95,4 +95,4 @@ def test_what_a_model_says_of_itself_stays_text(browser: Browser, url: str, fold
             expect(prose.locator("a, script, svg, b, img[src]")).to_have_count(0)
             assert page.evaluate("globalThis.got") is None
     finally:
-        shutil.rmtree(folder / "hostile")
+        withdraw(folder, "hostile", url)

@@ -35,6 +35,7 @@ def test_bodies_are_counted_until_their_requests_are_answered() -> None:
 def test_after_many_bytes_what_is_free_is_given_back() -> None:
     trimmed = threading.Semaphore(0)
     bodies = Bodies(2**30, trim=trimmed.release)
+    bodies.hold(1)
     for _ in range(5):
         scope: dict[str, Any] = {}
         bodies.watch(scope)
@@ -43,6 +44,17 @@ def test_after_many_bytes_what_is_free_is_given_back() -> None:
         bodies.release(scope)
     assert trimmed.acquire(timeout=60)
     assert not trimmed.acquire(blocking=False)
+
+
+def test_where_no_other_is_held_fewer_bytes_are_enough() -> None:
+    trimmed = threading.Semaphore(0)
+    bodies = Bodies(2**30, trim=trimmed.release)
+    bodies.hold(16 * 2**20)
+    bodies.hold(1)
+    bodies.let_go(16 * 2**20)
+    assert not trimmed.acquire(blocking=False)
+    bodies.let_go(1)
+    assert trimmed.acquire(timeout=60)
 
 
 def test_where_nobody_counts_nothing_is_refused() -> None:

@@ -14,6 +14,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from service.connections import MOST_HEADERS, MOST_PIPELINED, BoundedProtocol, ConnectionLimits, Watch, bounded
+from service.turns import Turns
 
 LIMITS = ConnectionLimits(
     max_connections=20,
@@ -161,6 +162,47 @@ def test_a_head_that_is_too_long_is_refused_while_it_comes(at_once: bool) -> Non
             assert status == 431
             assert "4096 bytes" in message
             assert "INFERD_MAX_HEAD_BYTES" in message
+
+    run(main)
+
+
+def test_small_requests_are_answered_between_the_chunks_of_large_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 8 * 2**20
+
+    async def answered_between() -> int:
+        async with serving(max_message_bytes=2 * size, max_unread_bytes=2 * size) as served:
+            large = [await served.connect() for _ in range(4)]
+            small = await served.connect()
+            for client in large:
+                client.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size + b"x" * size)
+            answers = [asyncio.ensure_future(client.answer()) for client in large]
+            between = 0
+            while not all(answer.done() for answer in answers):
+                small.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+                assert await small.answer() == (200, b"0 bytes")
+                between += 1
+            assert [await answer for answer in answers] == [(200, b"%d bytes" % size)] * 4
+            return between
+
+    with_turns = asyncio.run(asyncio.wait_for(answered_between(), 60))
+    monkeypatch.setattr(Turns, "read", lambda *_: None)
+    without = asyncio.run(asyncio.wait_for(answered_between(), 60))
+    assert with_turns > 1.3 * without
+
+
+def test_many_who_are_refused_in_the_middle_of_much_are_all_told() -> None:
+
+    async def main() -> None:
+        async with serving(max_message_bytes=2**20) as served:
+            clients = [await served.connect() for _ in range(20)]
+            for client in clients:
+                client.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (2**23) + b"x" * 2**23)
+            for client in clients:  # which look at the answer when they have sent all
+                await client.writer.drain()
+                status, message = await client.answer()
+                assert status == 413
+                assert b"1048576 bytes" in message
+            served.look(after_s=10)
 
     run(main)
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -26,6 +28,16 @@ def test_work_is_done_in_a_thread_of_that_name_and_its_result_comes_back(pool: B
         return threading.current_thread().name
 
     assert asyncio.run(pool.run(work)).startswith("test")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no nice value")
+def test_it_lets_the_event_loop_go_before(pool: BoundedThreads) -> None:
+    def work() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    assert asyncio.run(pool.run(work)) == min(19, before + 5)
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
 def test_what_the_work_raises_comes_back(pool: BoundedThreads) -> None:

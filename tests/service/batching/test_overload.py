@@ -107,7 +107,7 @@ def test_the_full_queue_is_tried_again_after_5_s_and_then_after_a_minute() -> No
             off.append(queue.now)
     began = [now for now, before in zip(off, [0.0, *off], strict=False) if now - before > 1]
     assert began == pytest.approx([5.4, 65.9], abs=1.0)
-    assert len(off) * 0.01 < 1.5  # it was seen at once that it still is one
+    assert len(off) * 0.01 < 0.8  # twice it was seen at once that it still is one
 
 
 def test_patient_clients_that_were_taken_for_an_overload_are_let_in_again() -> None:

@@ -14,7 +14,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc import StatusCode
 
-from service.errors import BadInput, InferdError
+from service.errors import BadInput, DeadlineExceeded, InferdError
 from service.metrics import Metrics
 from service.observability import identity_of, request_id
 from service.protocols.open_inference.grpc.errors import (
@@ -38,6 +38,9 @@ _SERVICE = "inference.GRPCInferenceService"
 _FAULTS = {StatusCode.INTERNAL, StatusCode.UNAVAILABLE, StatusCode.UNIMPLEMENTED, StatusCode.DEADLINE_EXCEEDED}
 """What is the server's fault, by OpenTelemetry's conventions."""
 
+_GONE_S = 0.05
+"""So long after the end of what it sent it is known whether a client has gone away."""
+
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 
@@ -48,18 +51,18 @@ class Call:
 
     Attributes:
         metadata: what the client sent beside its request; of a name that came twice, the last.
-        size: of the request in bytes; of a stream it is 0.
         deadline: when the client gives up, on the clock of `time.monotonic`.
         max_answer_bytes: how large a message may go back.
+        size: of the request in bytes; of a stream it is 0.
         admit: lets one request of a stream in; a call of one request has been let in already.
         key: the name of the key that it came with, if it needed one.
         trailers: what goes back beside the answer.
     """
 
     metadata: Mapping[str, str | bytes]
-    size: int
     deadline: float | None
     max_answer_bytes: int
+    size: int = 0
     admit: Callable[[], Grant] = field(default=partial(Grant, None))
     key: str | None = None
     trailers: list[tuple[str, str]] = field(default_factory=list)
@@ -108,6 +111,7 @@ class Calls:
         metrics: where calls are counted.
         access: who may do what.
         max_message_bytes: how large a message may be.
+        message_timeout_s: how long that of a call of one request may take to come.
         access_log: whether every call is logged, or only those that fail by our fault.
         tracing: what makes a span of every call, if anything does.
     """
@@ -118,12 +122,14 @@ class Calls:
         access: Access,
         *,
         max_message_bytes: int,
+        message_timeout_s: float,
         access_log: bool,
         tracing: Tracing | None = None,
     ) -> None:
         self._metrics = metrics
         self._access = access
         self._max_message_bytes = max_message_bytes
+        self._message_timeout_s = message_timeout_s
         self._access_log = access_log
         self._tracing = tracing
         self._answering = asyncio.Event()
@@ -142,19 +148,22 @@ class Calls:
     ) -> grpc.RpcMethodHandler:
         """Make a method of one request and one answer, for keys with `scope`; without one it needs none."""
 
-        async def answer(body: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        async def answer(_: object, context: grpc.aio.ServicerContext) -> bytes:
             async def work(call: Call) -> bytes:
                 try:
+                    body = await self._message(context)
+                    call.size = len(body)
                     with call.admit() as grant:
                         call.key = grant.name
                         return call.serialize(await handler(parse(request_type, body), call))
                 finally:
                     await self._answering.wait()
 
-            return await self._observed(method, scope, context, len(body), work)
+            return await self._observed(method, scope, context, work)
 
-        # Without serializers of gRPC's own, a body that is no such message is answered as every other mistake is.
-        return grpc.unary_unary_rpc_method_handler(answer)
+        # What is read here, and not by gRPC, can be waited for as long as it may take, and is answered as every other
+        # mistake is where it is no such message. A stream of one request is the same call to a client.
+        return grpc.stream_unary_rpc_method_handler(answer)
 
     def stream(self, method: str, scope: Scope, handler: StreamHandler) -> grpc.RpcMethodHandler:
         """Make a method of many requests and many answers; the handler has each request admitted."""
@@ -164,23 +173,40 @@ class Calls:
                 call.key = self._access.check(scope, _key_in(call))
                 await handler(Duplex(partial(_read, context), context.write), call)
 
-            await self._observed(method, scope, context, 0, work)
+            await self._observed(method, scope, context, work)
 
         return grpc.stream_stream_rpc_method_handler(answer)
+
+    async def _message(self, context: grpc.aio.ServicerContext) -> bytes:
+        """Read the one message of a call.
+
+        Raises:
+            DeadlineExceeded: it took too long to come.
+            BadInput: there is none.
+        """
+        try:
+            async with asyncio.timeout(self._message_timeout_s):
+                message = await _read(context)
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"the message of a call may take {self._message_timeout_s:g} s to come (INFERD_BODY_TIMEOUT_S)"
+            ) from error
+        if message is None:
+            await asyncio.sleep(_GONE_S)  # who has gone away leaves no message either, and this is cancelled soon
+            raise BadInput("a call of this method needs a message")
+        return message
 
     async def _observed(
         self,
         method: str,
         scope: Scope | None,
         context: grpc.aio.ServicerContext,
-        size: int,
         work: Callable[[Call], Awaitable[T]],
     ) -> T:
         started = time.perf_counter()
         remaining_s = context.time_remaining()
         call = Call(
             metadata=dict(context.invocation_metadata() or ()),
-            size=size,
             deadline=None if remaining_s is None else time.monotonic() + remaining_s,
             max_answer_bytes=self._max_message_bytes,
             admit=lambda: self._access.admit(scope, _key_in(call)) if scope else Grant(None),

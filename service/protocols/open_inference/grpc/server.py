@@ -39,6 +39,7 @@ _HELD_BACK_S = 0.1
 _CONNECTIONS = {
     "grpc.max_concurrent_streams": _MOST_CALLS_A_CONNECTION,
     "grpc.max_connection_idle_ms": 600_000,
+    "grpc.server_handshake_timeout_ms": 10_000,
     # A peer that is gone without a word is found within a minute and a half, whether or not a call is open.
     "grpc.keepalive_time_ms": 60_000,
     "grpc.keepalive_timeout_ms": 20_000,
@@ -60,6 +61,8 @@ class GrpcServer:
         version: of inferd.
         host: address to listen on.
         port: TCP port; 0 takes a free one.
+        max_connections: so many at once; others are closed as they come.
+        message_timeout_s: how long a call of one request may take until that is there.
         max_body_bytes: how large the tensors of one message may be; a message may be `ENVELOPE_BYTES` larger, before
             and after decompression, in both directions.
         share_port: whether other processes may listen on the same port and get their share of its connections.
@@ -78,6 +81,8 @@ class GrpcServer:
         version: str,
         host: str,
         port: int,
+        max_connections: int,
+        message_timeout_s: float,
         max_body_bytes: int,
         share_port: bool = True,
         access_log: bool = False,
@@ -88,6 +93,7 @@ class GrpcServer:
         max_message_bytes = max_body_bytes + ENVELOPE_BYTES
         self._options = {
             **_CONNECTIONS,
+            "grpc.max_allowed_incoming_connections": max_connections,
             "grpc.max_receive_message_length": max_message_bytes,
             "grpc.max_send_message_length": max_message_bytes,
             "grpc.so_reuseport": int(share_port),
@@ -97,7 +103,12 @@ class GrpcServer:
         self._service = InferenceService(repository=repository, control=control, version=version, streams=self._streams)
         self._tls = tls
         self._calls = Calls(
-            metrics, access, max_message_bytes=max_message_bytes, access_log=access_log, tracing=tracing
+            metrics,
+            access,
+            max_message_bytes=max_message_bytes,
+            message_timeout_s=message_timeout_s,
+            access_log=access_log,
+            tracing=tracing,
         )
         self._server: grpc.aio.Server | None = None
         self._watching: asyncio.Task[None] | None = None

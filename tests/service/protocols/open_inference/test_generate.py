@@ -223,6 +223,12 @@ def test_what_passes_a_limit_is_too_large(writer: TestClient, models: Path, serv
     assert len(generate(client)["text_output"]) == 10, "who does not say how many gets what there is"
 
 
+def test_a_request_of_texts_may_have_less_than_others(writer: TestClient) -> None:
+    assert "2097152 bytes, which is what a request of texts may have" in refused(
+        writer, {"text_input": "a" * 2**21}, 413
+    )
+
+
 def test_an_unknown_model_is_not_found(writer: TestClient) -> None:
     for call in ("generate", "generate_stream"):
         response = writer.post(f"/v2/models/nobody/{call}", json={"text_input": "a"})

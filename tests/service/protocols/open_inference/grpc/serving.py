@@ -116,6 +116,8 @@ async def serving(
         version=VERSION,
         host=settings.host,
         port=0,
+        max_connections=settings.max_connections,
+        message_timeout_s=settings.body_timeout_s,
         max_body_bytes=settings.max_body_bytes,
         share_port=share_port,
         access_log=settings.access_log,

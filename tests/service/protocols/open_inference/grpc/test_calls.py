@@ -36,7 +36,9 @@ async def answering(
 ) -> AsyncIterator[Ask]:
     """Serve one method, and give what calls it with bytes."""
     metrics = metrics or Metrics("0")
-    calls = Calls(metrics, access or everybody(metrics), max_message_bytes=100, access_log=access_log)
+    calls = Calls(
+        metrics, access or everybody(metrics), max_message_bytes=100, message_timeout_s=60, access_log=access_log
+    )
     method = calls.unary("ModelReady", "predict", pb.ModelReadyRequest, handler)
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", {"ModelReady": method}),))
@@ -279,9 +281,9 @@ def test_a_stream_is_a_call_too() -> None:
 
     async def main() -> None:
         server = grpc.aio.server()
-        method = Calls(metrics, everybody(metrics), max_message_bytes=100, access_log=False).stream(
-            "Echo", "predict", echo
-        )
+        method = Calls(
+            metrics, everybody(metrics), max_message_bytes=100, message_timeout_s=60, access_log=False
+        ).stream("Echo", "predict", echo)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", {"Echo": method}),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()

@@ -7,7 +7,9 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ from tests.service.protocols.open_inference.grpc.serving import (
 )
 
 LIMIT = 16 * 2**20
+PATIENCE_S = 30
 
 
 def slow(rows: int = 8) -> Any:
@@ -61,6 +64,8 @@ def another(running: Serving, **changes: Any) -> GrpcServer:
             "version": "0",
             "host": "127.0.0.1",
             "port": running.port,
+            "max_connections": 100,
+            "message_timeout_s": 60.0,
             "max_body_bytes": LIMIT,
             **changes,
         }
@@ -68,6 +73,60 @@ def another(running: Serving, **changes: Any) -> GrpcServer:
 
 
 # Limits
+
+
+def test_past_the_most_connections_others_are_closed_and_these_go_on(models: Path) -> None:
+    async def main() -> None:
+        async with serving(models, max_connections=2) as running, AsyncExitStack() as others:
+            target = f"127.0.0.1:{running.port}"
+            first, second, third = [
+                await others.enter_async_context(grpc.aio.insecure_channel(target, options=OWN_CONNECTION))
+                for _ in range(3)
+            ]
+            live = [Client(channel) for channel in (first, second)]
+            for client in live:
+                assert (await client.ask("ServerLive")).live
+            error = await Client(third).refused("ServerLive", timeout=1)
+            assert error.code() in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED)
+            for client in live:
+                assert (await client.ask("ServerLive")).live
+            await first.close()
+            assert (await Client(third).ask("ServerLive", wait_for_ready=True)).live
+
+    asyncio.run(main())
+
+
+def test_a_call_whose_message_does_not_come_is_ended(models: Path) -> None:
+    make_bundle(models)
+
+    async def main() -> None:
+        async with serving(models, body_timeout_s=0.3) as running:
+            started = time.monotonic()
+            reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+            writer.write(head_of(b"/inference.GRPCInferenceService/ModelInfer"))
+            while (frame := await reader.readexactly(9))[3] != HEADERS:
+                await reader.readexactly(int.from_bytes(frame[:3]))
+            assert 0.3 <= time.monotonic() - started < PATIENCE_S
+            answer = await reader.readexactly(int.from_bytes(frame[:3]))
+            assert b"may take 0.3 s to come (INFERD_BODY_TIMEOUT_S)" in answer
+            writer.close()
+            await writer.wait_closed()
+            assert (await running.client.ask("ServerLive")).live
+
+    asyncio.run(main())
+
+
+def test_a_message_that_comes_in_time_is_waited_for_as_long_as_it_takes_to_be_answered(models: Path) -> None:
+    make_bundle(models, "slow", graph=slow_graph(20_000))
+
+    async def main() -> None:
+        async with serving(models, body_timeout_s=0.3) as running:
+            started = time.monotonic()
+            answer = await running.client.ask("ModelInfer", slow())
+            assert time.monotonic() - started > 0.3, "it was to take longer than a message may"
+            assert len(outputs_of(answer)["logits"]) == 8
+
+    asyncio.run(main())
 
 
 def test_sixteen_mebibytes_pass_both_ways(shared: Shared) -> None:
@@ -230,7 +289,7 @@ def test_a_path_that_ends_grpc_itself_does_not_end_the_service(models: Path, cap
         async with serving(models) as running:
             for number in (1, 2, 3):
                 _, writer = await asyncio.open_connection("127.0.0.1", running.port)
-                writer.write(call_of(b"/inference.\x8f/ModelReady"))
+                writer.write(head_of(b"/inference.\x8f/ModelReady") + EMPTY_MESSAGE)
                 await until(lambda number=number: caplog.text.count("begins anew") == number)
                 answer = await running.client.ask("ServerLive", wait_for_ready=True, timeout=30)
                 assert answer.live
@@ -239,8 +298,13 @@ def test_a_path_that_ends_grpc_itself_does_not_end_the_service(models: Path, cap
     asyncio.run(scenario())
 
 
-def call_of(path: bytes) -> bytes:
-    """The frames of HTTP/2 that begin a call, with a path that no client would send."""
+EMPTY_MESSAGE = b"\0\0\5\0\1\0\0\0\1" + b"\0" * 5
+HEADERS = 1
+"""The kind of a frame that has the status of a call that failed."""
+
+
+def head_of(path: bytes) -> bytes:
+    """The frames of HTTP/2 that begin a call, whatever its path; what it asks would come next."""
     headers = {b":method": b"POST", b":scheme": b"http", b":path": path, b":authority": b"a", b"te": b"trailers"}
     headers[b"content-type"] = b"application/grpc"
     block = b"".join(b"\0%c%b%c%b" % (len(name), name, len(value), value) for name, value in headers.items())
@@ -248,7 +312,6 @@ def call_of(path: bytes) -> bytes:
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
         + b"\0\0\0\4\0\0\0\0\0"  # settings: none
         + len(block).to_bytes(3, "big") + b"\1\4\0\0\0\1" + block
-        + b"\0\0\5\0\1\0\0\0\1" + b"\0" * 5  # an empty message
     )  # fmt: skip
 
 

@@ -531,12 +531,13 @@ def test_a_deadline_that_cannot_be_met_is_said_so_without_a_run(shared: Shared) 
 def test_a_cancelled_call_leaves_the_queue(shared: Shared) -> None:
     async def main() -> None:
         client, model = shared.serving.client, shared.serving.repository.get("slow")
-        busy = [asyncio.create_task(client.ask("ModelInfer", slow(8))) for _ in range(2)]
-        await until(lambda: model.queued_rows() >= 8)
+        busy = [asyncio.create_task(client.ask("ModelInfer", slow(8))) for _ in range(8)]
+        await until(lambda: model.queued_rows() >= 32)
         waiting = client.call("ModelInfer", slow(3))
-        await until(lambda: model.queued_rows() >= 11)
+        await until(lambda: model.queued_rows() % 8 == 3)
         waiting.cancel()
-        await until(lambda: model.queued_rows() < 11)
+        await until(lambda: model.queued_rows() % 8 == 0)
+        assert await waiting.code() is StatusCode.CANCELLED
         await asyncio.gather(*busy)
 
     shared.run(asyncio.wait_for(main(), 30))
