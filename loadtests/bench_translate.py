@@ -21,6 +21,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +51,16 @@ def main() -> None:
     steps = mean_steps(bundle, SENTENCES)
     alone: dict[str, list[float]] = {}
     rows: dict[int, dict[str, list[float]]] = {clients: {} for clients in CLIENTS}
-    with server(given.models, 1, batch_rows=1) as port:
+    with ExitStack() as running:
+        one_by_one = running.enter_context(server(given.models, 1, batch_rows=1))
+        ports = {workers: running.enter_context(server(given.models, workers)) for workers in given.workers}
+        # All in turns, so that a machine that drifts drifts for all. A server that nobody asks takes next to nothing.
         for _ in range(given.repeat):
-            for name, value in over_http(port, given.model, 8, given.seconds).items():
+            for name, value in over_http(one_by_one, given.model, 8, given.seconds).items():
                 add(alone, name, value)
-    for workers in given.workers:
-        with server(given.models, workers) as port:
-            for _ in range(given.repeat):  # in turns, so that a machine that drifts drifts for all
-                for clients in CLIENTS:
-                    add(rows[clients], "limit", bare(bundle, clients, steps, given.seconds / 4))
+            for clients in CLIENTS:
+                add(rows[clients], "limit", bare(bundle, clients, steps, given.seconds / 4))
+                for workers, port in ports.items():
                     for name, value in over_http(port, given.model, clients, given.seconds).items():
                         add(rows[clients], f"{name}, {workers} workers", value)
     result = {"machine": machine(bundle), "mean_steps": steps, **summary(rows, alone, given.workers)}

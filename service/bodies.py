@@ -22,8 +22,8 @@ class Bodies:
 
     Args:
         limit: of all of them together, in bytes.
-        trim: gives back what is free: called in a thread of its own, after every 64 MiB of bodies, or 16 MiB and a
-            second where no other is held.
+        trim: gives back what is free: called in a thread of its own, once a second at most, after 64 MiB of bodies, or
+            16 MiB where no other is held.
 
     Attributes:
         held: how many there are.
@@ -62,7 +62,7 @@ class Bodies:
         if self._released <= _TRIM_AT_REST_BYTES:
             return
         now = time.monotonic()
-        if self._released > _TRIM_AFTER_BYTES or (not self.held and now - self._trimmed_at > _TRIM_EVERY_S):
+        if now - self._trimmed_at > _TRIM_EVERY_S and (self._released > _TRIM_AFTER_BYTES or not self.held):
             self._released, self._trimmed_at = 0, now
             threading.Thread(target=self._trim, name="trim", daemon=True).start()
 

@@ -136,9 +136,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.doing == "refused" or self.transport.is_closing():
             self.when_dropped(len(data))
             return
-        before, self._chunk = self.scope, len(data)
+        before = self.scope
         try:
-            self._parse(data)
+            self._parse_all(data)
         except httptools.HttpParserError as error:
             if not isinstance(error.__context__, _Refused):
                 self.refuse(400, f"this can't be read as HTTP/1.1: {error}")
@@ -160,9 +160,23 @@ class BoundedProtocol(HttpToolsProtocol):
                     f"transfer adds to the body, and a request {MOST_HEADERS} headers, with those that come last",
                 )
 
+    def _parse_all(self, data: bytes) -> None:
+        """Parse what has come; of a head no more than it may have: headers take many times what they are written in."""
+        most = self.limits.max_head_bytes
+        cycle = self._begun
+        if len(data) <= most or (cycle is not None and cycle.more_body):
+            self._parse(data)
+            return
+        self._parse(data[:most])
+        if self.doing != "refused" and self._found is None and self._is_in_head():
+            self._refuse_head()
+        else:
+            self._parse(data[most:])
+
     def _parse(self, data: bytes) -> None:
         """Parse what has come. Nothing is upgraded to: a request that asks for it is answered as what it also is."""
-        while data:
+        self._chunk = len(data)
+        while data and self.doing != "refused":
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:

@@ -20,7 +20,7 @@ from service.repository.model import Model
 from service.repository.statistics import VersionStatistics
 from service.tasks.base import Task
 from service.tensors import Arrays, not_finite
-from service.threads import BoundedThreads
+from service.threads import BoundedThreads, step_back
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class GraphModel(Model):
         )
         self.preferred_batch_rows = limits.full_rows if bundle.batched else None
         # There is one run in flight at most.
-        self._runs = ThreadPoolExecutor(1, thread_name_prefix=f"run-{self.name}")
+        self._runs = ThreadPoolExecutor(1, thread_name_prefix=f"run-{self.name}", initializer=step_back)
         self._batcher = Batcher(
             bundle.session.run,
             profile=profile,

@@ -97,9 +97,8 @@ class Infer:
                 content = compression.decompress(body, encoding, self._max_body_bytes) if encoding else body
                 return reader.read(content, header_length, now, deadline)
 
-            asked = (
-                await while_connected(request, served.offload(read)) if encoding or len(body) > _INLINE_BODY else read()
-            )
+            takes_long = encoding or reader.bytes_to_parse(len(body), header_length) > _INLINE_BODY
+            asked = await while_connected(request, served.offload(read)) if takes_long else read()
             answer = await run(request, served, asked.arrays, asked.deadline, asked.priority, asked.parameters)
             accepted = ",".join(request.headers.getlist("accept-encoding"))
             write = partial(respond, served, asked, accepted, answer)

@@ -58,6 +58,9 @@ _MOST_KNOWN_HEADS, _LONGEST_KNOWN_HEAD = 64, 1024
 _NO_DATA = (msgspec.UNSET, None, msgspec.Raw(b"null"))
 """KServe's client says null beside the size of an empty tensor."""
 
+_ONE_BY_ONE = ("BYTES", "BOOL")
+"""Datatypes whose elements are looked at where they come as bytes."""
+
 _NO_NUMBERS = (b"NaN", b"Inf")
 _LARGEST_RESPELLED = 2**20
 """Bytes of JSON up to which `Inf` is read: it takes a look at every string, and hardly anybody writes it."""
@@ -80,6 +83,11 @@ class Reader:
         self._graph = graph
         self._batched = batched
         self._heads: dict[bytes, _Head] = {}
+        self._all_numbers = not any(tensor.datatype in _ONE_BY_ONE for tensor in graph.inputs)
+
+    def bytes_to_parse(self, size: int, header_length: int | None) -> int:
+        """Of a body's `size` so many bytes are looked at one by one; the others are numbers, which lie as they come."""
+        return header_length if header_length is not None and self._all_numbers else size
 
     def read(self, body: bytes, header_length: int | None, now: float, deadline: float | None = None) -> Inference:
         """Read a request.
@@ -172,7 +180,7 @@ class _Place:
         self._datatype, self._shape = datatype, shape
         self._start, self._end = start, start + size
         # The others are looked at one by one.
-        self._dtype = DTYPES[datatype] if datatype not in ("BYTES", "BOOL") else None
+        self._dtype = DTYPES[datatype] if datatype not in _ONE_BY_ONE else None
         self._count = math.prod(shape)
 
     def array(self, body: bytes) -> NDArray[Any]:
