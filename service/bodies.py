@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import asyncio
 import threading
-import time
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
@@ -13,8 +12,7 @@ from service.machine import trim_memory
 
 _BODIES, _HELD = "inferd.bodies", "inferd.held"
 _RETRY_AFTER_S = 1.0
-_TRIM_AFTER_BYTES = 64 * 2**20
-_TRIM_AT_REST_BYTES, _TRIM_EVERY_S = 16 * 2**20, 1.0
+_TRIM_FROM_BYTES, _TRIM_AFTER_S = 4 * 2**20, 1.0
 
 
 class Bodies:
@@ -22,8 +20,7 @@ class Bodies:
 
     Args:
         limit: of all of them together, in bytes.
-        trim: gives back what is free: called in a thread of its own, once a second at most, after 64 MiB of bodies, or
-            16 MiB where no other is held.
+        trim: gives back what is free: called in a thread of its own, a second after 4 MiB of bodies were let go.
 
     Attributes:
         held: how many there are.
@@ -33,8 +30,8 @@ class Bodies:
         self.held = 0
         self._limit = limit
         self._trim = trim
-        self._released = 0  # since that was done last,
-        self._trimmed_at = -math.inf  # which was then
+        self._released = 0  # since that was done last
+        self._is_trimmed_soon = False
 
     def watch(self, scope: MutableMapping[str, Any]) -> None:
         """Have `count` find this for the request of `scope`."""
@@ -59,12 +56,13 @@ class Bodies:
     def drop(self, size: int) -> None:
         """So many bytes have come that nobody holds."""
         self._released += size
-        if self._released <= _TRIM_AT_REST_BYTES:
-            return
-        now = time.monotonic()
-        if now - self._trimmed_at > _TRIM_EVERY_S and (self._released > _TRIM_AFTER_BYTES or not self.held):
-            self._released, self._trimmed_at = 0, now
-            threading.Thread(target=self._trim, name="trim", daemon=True).start()
+        if self._released > _TRIM_FROM_BYTES and not self._is_trimmed_soon:
+            self._is_trimmed_soon = True
+            asyncio.get_running_loop().call_later(_TRIM_AFTER_S, self._trim_now)
+
+    def _trim_now(self) -> None:
+        self._released, self._is_trimmed_soon = 0, False
+        threading.Thread(target=self._trim, name="trim", daemon=True).start()
 
     def take(self, scope: MutableMapping[str, Any], size: int) -> None:
         """Count so many bytes more.

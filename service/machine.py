@@ -10,8 +10,8 @@ import platform
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
-_M_MMAP_THRESHOLD = -3
-"""What `mallopt` calls it (malloc.h)."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""What `mallopt` calls them (malloc.h)."""
 
 
 def cpu_quota(cgroup: Path = _CGROUP) -> int:
@@ -59,14 +59,21 @@ def allow_files(needed: int) -> int:
     return needed
 
 
-def return_blocks_of(size: int) -> None:
-    """Have blocks of so many bytes or more go back to the system when they are freed, where the C library can do that.
+def keep_memory(*, blocks_below: int, at_most: int) -> None:
+    """Say what is kept of memory that was freed, where the C library can be told: for who needs it next.
 
-    glibc does so by itself until it has freed one: then it keeps what is that large, and whatever a few large requests
-    have needed at once the process holds for ever.
+    By itself glibc keeps blocks as large as the largest that was freed once, so that whatever a few large requests have
+    needed at once the process holds for ever; and where it is told not to, it gives back so much else that every
+    request of some hundred kilobytes has its memory mapped and cleared anew, a page at a time.
+
+    Args:
+        blocks_below: blocks of so many bytes or more go back to the system as soon as they are freed.
+        at_most: so many bytes of smaller ones are kept, until `trim_memory`.
     """
     with contextlib.suppress(OSError, AttributeError):  # there is no such library, or no such call in it
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, size)
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_THRESHOLD, blocks_below)
+        library.mallopt(_M_TRIM_THRESHOLD, at_most)
 
 
 def trim_memory() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from uvicorn.loops.auto import auto_loop_factory
 
 from service.app import create_app
-from service.machine import return_blocks_of
+from service.machine import keep_memory
 from service.runtime.runs import Runs
 from service.security.usage import Usage
 from service.server import DrainingServer
@@ -34,13 +34,15 @@ should not wait for an event loop that has much to do, nor the loop for it."""
 
 _LARGE_BYTES = 2 * 2**20
 """Of a block of memory, such as a large request's body, that goes back to the system as soon as it is free."""
+_KEPT_BYTES = 32 * 2**20
+"""Of smaller ones, that may be kept for the next request."""
 
 
 def _prepare() -> None:
     """Set what concerns the process as a whole."""
     gc.freeze()  # of modules and what is in them nothing is ever let go, so nobody need look through it again
     sys.setswitchinterval(_SWITCH_S)
-    return_blocks_of(_LARGE_BYTES)
+    keep_memory(blocks_below=_LARGE_BYTES, at_most=_KEPT_BYTES)
 
 
 def serve_alone(settings: Settings) -> int:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
 from typing import Any
@@ -32,29 +33,23 @@ def test_bodies_are_counted_until_their_requests_are_answered() -> None:
     assert bodies.held == 0
 
 
-def test_after_many_bytes_what_is_free_is_given_back() -> None:
+def test_after_many_bytes_what_is_free_is_given_back_once_a_second_at_most() -> None:
     trimmed = threading.Semaphore(0)
-    bodies = Bodies(2**30, trim=trimmed.release)
-    bodies.hold(1)
-    for _ in range(5):
-        scope: dict[str, Any] = {}
-        bodies.watch(scope)
-        count(scope, 16 * 2**20)
+
+    async def main() -> None:
+        bodies = Bodies(2**30, trim=trimmed.release)
+        bodies.hold(4 * 2**20)
+        bodies.let_go(4 * 2**20)
+        await asyncio.sleep(1.2)
+        assert not trimmed.acquire(blocking=False), "they are not that many"
+        for _ in range(10):
+            bodies.drop(2**20)
         assert not trimmed.acquire(blocking=False)
-        bodies.release(scope)
-    assert trimmed.acquire(timeout=60)
-    assert not trimmed.acquire(blocking=False)
+        assert await asyncio.to_thread(trimmed.acquire, timeout=60)
+        await asyncio.sleep(1.2)
+        assert not trimmed.acquire(blocking=False)
 
-
-def test_where_no_other_is_held_fewer_bytes_are_enough() -> None:
-    trimmed = threading.Semaphore(0)
-    bodies = Bodies(2**30, trim=trimmed.release)
-    bodies.hold(16 * 2**20)
-    bodies.hold(1)
-    bodies.let_go(16 * 2**20)
-    assert not trimmed.acquire(blocking=False)
-    bodies.let_go(1)
-    assert trimmed.acquire(timeout=60)
+    asyncio.run(main())
 
 
 def test_where_nobody_counts_nothing_is_refused() -> None:
@@ -72,6 +67,6 @@ def test_a_body_too_many_is_refused_with_a_time_to_come_again(models: Path, serv
     assert answer.status_code == 429
     assert int(answer.headers["retry-after"]) >= 1
     assert "INFERD_MAX_INFLIGHT_BYTES" in answer.json()["error"]
-    bodies.release(full)
+    client.portal.call(bodies.release, full)
     assert client.post("/predict/tiny", content=BRIGHT, headers=PNG).is_success
     assert bodies.held == 0

@@ -101,10 +101,10 @@ def test_a_processor_without_a_name_is_its_architecture(tmp_path: Path, content:
 
 def test_memory_that_large_blocks_took_is_given_back() -> None:
     code = (
-        "from service.machine import return_blocks_of, trim_memory\n"
+        "from service.machine import keep_memory, trim_memory\n"
         "import re\n"
         "resident = lambda: int(re.search(r'VmRSS:\\s+(\\d+)', open('/proc/self/status').read())[1])\n"
-        "return_blocks_of(2**20)\n"
+        "keep_memory(blocks_below=2**20, at_most=2**25)\n"
         "before = resident()\n"
         "for _ in range(3):\n"
         "    many = [bytes(8 * 2**20) for _ in range(20)]\n"
