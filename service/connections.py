@@ -136,9 +136,12 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.doing == "refused" or self.transport.is_closing():
             self.when_dropped(len(data))
             return
-        before = self.scope
+        before, self._chunk = self.scope, len(data)
         try:
-            self._parse_all(data)
+            if len(data) > self.limits.max_head_bytes:
+                self._parse_all(data)
+            else:
+                self._parse(data)
         except httptools.HttpParserError as error:
             if not isinstance(error.__context__, _Refused):
                 self.refuse(400, f"this can't be read as HTTP/1.1: {error}")
@@ -161,21 +164,23 @@ class BoundedProtocol(HttpToolsProtocol):
                 )
 
     def _parse_all(self, data: bytes) -> None:
-        """Parse what has come; of a head no more than it may have: headers take many times what they are written in."""
+        """Parse what has come, of a head little more than it may have: headers take many times what they came in."""
         most = self.limits.max_head_bytes
-        cycle = self._begun
-        if len(data) <= most or (cycle is not None and cycle.more_body):
-            self._parse(data)
-            return
-        self._parse(data[:most])
-        if self.doing != "refused" and self._found is None and self._is_in_head():
-            self._refuse_head()
-        else:
-            self._parse(data[most:])
+        head: object = None
+        for start in range(0, len(data), most):
+            if self._is_in_body():
+                self._parse(data[start:])
+                return
+            self._parse(data[start : start + most])
+            if self.doing == "refused":
+                return
+            before, head = head, self.scope if self._is_in_head() else None
+            if head is not None and head is before:
+                self._refuse_head()
+                return
 
     def _parse(self, data: bytes) -> None:
         """Parse what has come. Nothing is upgraded to: a request that asks for it is answered as what it also is."""
-        self._chunk = len(data)
         while data and self.doing != "refused":
             try:
                 self.parser.feed_data(data)
@@ -385,8 +390,15 @@ class BoundedProtocol(HttpToolsProtocol):
             return "body"
         return "waits" if cycle.response_complete else "runs"
 
+    def _is_in_body(self) -> bool:
+        """Whether a request has begun of whose body more is to come."""
+        cycle = self._begun
+        return self._found is not None or (cycle is not None and cycle.more_body and not self._is_in_head())
+
     def _is_in_head(self) -> bool:
         """Whether a request has begun whose head is not complete."""
+        if self._found is not None:
+            return False
         last: object | None = self.scope
         cycle = self._begun
         return last is not None and (cycle is None or cycle.scope is not last)

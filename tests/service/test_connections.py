@@ -190,6 +190,38 @@ def test_small_requests_are_answered_between_the_chunks_of_large_ones(monkeypatc
     assert with_turns > 1.3 * without
 
 
+def test_a_head_may_lie_anywhere_in_much_that_comes_at_once() -> None:
+    async def main() -> None:
+        async with serving(max_head_bytes=1024, max_connections=100) as served:
+            for size in range(900, 1100, 7):  # of a request, so that the pieces that are looked at end everywhere
+                client = await served.connect()
+                body = b"x" * (size - 200)
+                head = b"POST / HTTP/1.1\r\nhost: x\r\nx-long: %b\r\ncontent-length: %d\r\n\r\n" % (
+                    b"y" * 120,
+                    len(body),
+                )
+                client.send((head + body) * 30)
+                for _ in range(30):
+                    assert await client.answer() == (200, b"%d bytes" % len(body))
+
+    run(main)
+
+
+def test_of_far_too_long_a_head_little_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    headers: list[bytes] = []
+    monkeypatch.setattr(BoundedProtocol, "on_header", lambda _self, name, _value: headers.append(name))
+
+    async def main() -> None:
+        async with serving(max_head_bytes=1024) as served:
+            client = await served.connect()
+            client.send(b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * 30_000)
+            assert (await client.refusal())[0] == 431
+            served.look(after_s=10)
+
+    run(main)
+    assert len(headers) < 2 * 1024 / 6
+
+
 def test_many_who_are_refused_in_the_middle_of_much_are_all_told() -> None:
 
     async def main() -> None:
