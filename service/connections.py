@@ -143,7 +143,7 @@ class BoundedProtocol(HttpToolsProtocol):
             else:
                 self._parse(data)
         except httptools.HttpParserError as error:
-            if not isinstance(error.__context__, _Refused):
+            if self.doing != "refused":
                 self.refuse(400, f"this can't be read as HTTP/1.1: {error}")
             return
         if self._found is not None:  # more of it is to come

@@ -190,6 +190,19 @@ def test_small_requests_are_answered_between_the_chunks_of_large_ones(monkeypatc
     assert with_turns > 1.3 * without
 
 
+def test_who_offers_another_protocol_is_refused_once_too(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with serving() as served:
+            client = await served.connect()
+            client.send(b"GET /" + b"a" * 1000 + b" HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n")
+            status, message = await client.refusal()
+            assert status == 414
+            assert "INFERD_MAX_URL_BYTES" in message
+
+    run(main)
+    assert caplog.records == []
+
+
 def test_a_head_may_lie_anywhere_in_much_that_comes_at_once() -> None:
     async def main() -> None:
         async with serving(max_head_bytes=1024, max_connections=100) as served:
