@@ -143,7 +143,7 @@ class BoundedProtocol(HttpToolsProtocol):
             else:
                 self._parse(data)
         except httptools.HttpParserError as error:
-            if self.doing != "refused":
+            if not self._is_refused:
                 self.refuse(400, f"this can't be read as HTTP/1.1: {error}")
             return
         if self._found is not None:  # more of it is to come
@@ -389,6 +389,11 @@ class BoundedProtocol(HttpToolsProtocol):
         if cycle.more_body:
             return "body"
         return "waits" if cycle.response_complete else "runs"
+
+    @property
+    def _is_refused(self) -> bool:
+        """Whether `refuse` was called, also from a callback of the parser."""
+        return self.doing == "refused"
 
     def _is_in_body(self) -> bool:
         """Whether a request has begun of whose body more is to come."""
