@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import httpx
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, expect
+
+from tests.browser.asking import ask
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SCREENSHOTS: Final = ROOT / "build" / "screenshots"
@@ -110,7 +111,7 @@ def withdraw(folder: Path, name: str, url: str) -> None:
     asks for each model that is listed."""
     shutil.rmtree(folder / name)
     for _ in range(ANSWER_MS // 100):
-        if all(entry["name"] != name for entry in httpx.post(f"{url}/v2/repository/index").json()):
+        if all(entry["name"] != name for entry in ask(url, "v2/repository/index", {})):
             return
         time.sleep(0.1)
     raise AssertionError(f"the server still lists {name}")
