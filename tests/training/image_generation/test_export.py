@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.manifest import ImagesPostprocessing, Manifest, NgramPreprocessing, read_manifest
+from service.manifest import SCHEMA_VERSION, ImagesPostprocessing, Manifest, NgramPreprocessing, read_manifest
 from service.repository.bundle import Bundle, LoadOptions, load_bundle, verify_bundle
 from service.repository.scan import BundleFolder, scan
 from service.tasks.base import TaskLimits
@@ -108,7 +108,7 @@ def test_the_manifest_says_how_texts_are_read_and_images_drawn(exported: Exporte
     assert manifest.postprocessing == ImagesPostprocessing(
         latent="latent", condition="condition", output="image", labels="labels.json", truncation=1.0
     )
-    assert (manifest.schema_version, set(manifest.variants)) == (5, {"fp32"})
+    assert (manifest.schema_version, set(manifest.variants)) == (SCHEMA_VERSION, {"fp32"})
     graphs = manifest.default.graphs
     assert list(graphs) == ["text", "generator"]
     assert {one.name: (one.datatype, one.shape) for one in (*graphs["text"].inputs, *graphs["text"].outputs)} == {
