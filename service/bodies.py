@@ -51,10 +51,10 @@ class Bodies:
     def let_go(self, size: int) -> None:
         """So many bytes are held no longer."""
         self.held -= size
-        self.drop(size)
+        self.pass_by(size)
 
-    def drop(self, size: int) -> None:
-        """So many bytes have come that nobody holds."""
+    def pass_by(self, size: int) -> None:
+        """So many bytes have come, or are let go, and leave room behind them."""
         self._released += size
         if self._released > _TRIM_FROM_BYTES and not self._is_trimmed_soon:
             self._is_trimmed_soon = True

@@ -85,7 +85,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     Attributes:
         when_lost: called when a connection has ended,
-        when_dropped: and when so many bytes have come that nobody looks at.
+        when_much_came: and when so many bytes have come at once.
         turns: of all connections that send much.
         doing: what its client was found at.
         since: from when on, on the event loop's clock.
@@ -96,7 +96,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     limits: ConnectionLimits
     when_lost: Callable[[], object]
-    when_dropped: Callable[[int], object]
+    when_much_came: Callable[[int], object]
     quick: Quick | None
     turns: Turns
 
@@ -133,8 +133,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """Read what has come, and refuse what gets too large."""
         if len(data) >= LARGE_CHUNK:
             self.turns.read(cast(TogetherTransport, self.transport), self.loop.call_soon)
+            self.when_much_came(len(data))
         if self.doing == "refused" or self.transport.is_closing():
-            self.when_dropped(len(data))
             return
         before, self._chunk = self.scope, len(data)
         try:
@@ -415,6 +415,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _refuse_head(self) -> None:
         most = self.limits.max_head_bytes
+        self.headers.clear()  # they would be kept until the client has gone
         self.refuse(431, f"the line and headers of a request may have {most} bytes together (INFERD_MAX_HEAD_BYTES)")
 
 
@@ -422,7 +423,7 @@ def bounded(
     limits: ConnectionLimits,
     when_lost: Callable[[], object] = bool,
     quick: Quick | None = None,
-    when_dropped: Callable[[int], object] = bool,
+    when_much_came: Callable[[int], object] = bool,
 ) -> type[BoundedProtocol]:
     """The protocol of a server whose connections have `limits`, and which wants to know when one has ended.
 
@@ -430,12 +431,12 @@ def bounded(
         limits: of each connection, and of all.
         when_lost: called when one has ended.
         quick: what is shown requests that came whole before the application is.
-        when_dropped: called when so many bytes have come that nobody looks at.
+        when_much_came: called when so many bytes have come at once, whatever becomes of them.
     """
     own = {
         "limits": limits,
         "when_lost": staticmethod(when_lost),
-        "when_dropped": staticmethod(when_dropped),
+        "when_much_came": staticmethod(when_much_came),
         "quick": quick,
         "turns": Turns(),
     }

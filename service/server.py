@@ -67,7 +67,7 @@ class DrainingServer(uvicorn.Server):
                 app,
                 host=settings.host,
                 port=settings.port,
-                http=bounded(limits, self._tell_connections, app.state.quick, app.state.bodies.drop),
+                http=bounded(limits, self._tell_connections, app.state.quick, app.state.bodies.pass_by),
                 log_config=None,
                 access_log=False,
                 server_header=False,

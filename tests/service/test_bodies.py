@@ -43,7 +43,7 @@ def test_after_many_bytes_what_is_free_is_given_back_once_a_second_at_most() -> 
         await asyncio.sleep(1.2)
         assert not trimmed.acquire(blocking=False), "they are not that many"
         for _ in range(10):
-            bodies.drop(2**20)
+            bodies.pass_by(2**20)
         assert not trimmed.acquire(blocking=False)
         assert await asyncio.to_thread(trimmed.acquire, timeout=60)
         await asyncio.sleep(1.2)
