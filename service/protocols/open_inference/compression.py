@@ -52,35 +52,40 @@ def decompress(body: bytes, encoding: str, limit: int) -> bytes:
     stream = zlib.decompressobj(_WINDOWS[encoding])
     try:
         try:
-            content = _inflated(stream, body, limit + 1)
+            content, left = _inflated(stream, body, limit + 1)
         except zlib.error:
             if encoding != "deflate":
                 raise
             stream = zlib.decompressobj(_RAW_DEFLATE)
-            content = _inflated(stream, body, limit + 1)
+            content, left = _inflated(stream, body, limit + 1)
     except zlib.error as error:
         raise BadInput(f"the body is no {encoding} stream: {error}") from error
     if len(content) > limit:
         raise TooLarge(f"the body is larger than {limit} bytes once decompressed (INFERD_MAX_BODY_BYTES)")
     if not stream.eof:
         raise BadInput(f"the body is no {encoding} stream: it ends too early")
-    if stream.unused_data:
-        raise BadInput(f"the body must be one {encoding} stream; {len(stream.unused_data)} bytes follow it")
+    if left:
+        raise BadInput(f"the body must be one {encoding} stream; {left} bytes follow it")
     return content
 
 
-def _inflated(stream: zlib._Decompress, body: bytes, most: int) -> bytes:
-    """At most so many bytes of what `body` holds, in pieces: a whole one is copied twice, under the GIL."""
+def _inflated(stream: zlib._Decompress, body: bytes, most: int) -> tuple[bytes, int]:
+    """At most so many bytes of what `body` holds, and how many of its own follow the end of the stream.
+
+    It is inflated in pieces: a whole one is copied twice, under the GIL.
+    """
     pieces, given = [], memoryview(body)
     for start in range(0, len(given), _PIECE):
         piece: bytes | memoryview = given[start : start + _PIECE]
-        while most > 0 and (inflated := stream.decompress(piece, min(_PIECE, most))):
+        while most > 0 and not stream.eof and (inflated := stream.decompress(piece, min(_PIECE, most))):
             pieces.append(inflated)
             most -= len(inflated)
             piece = stream.unconsumed_tail
-        if most == 0 or stream.eof:
+        if stream.eof:
+            return b"".join(pieces), len(stream.unused_data) + max(0, len(given) - start - _PIECE)
+        if most == 0:
             break
-    return b"".join(pieces)
+    return b"".join(pieces), 0
 
 
 def choose(accept_encoding: str | None) -> str | None:

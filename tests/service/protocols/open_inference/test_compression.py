@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import BadInput, TooLarge, UnsupportedMediaType
+from service.protocols.open_inference import compression
 from service.protocols.open_inference.compression import choose, compress, decompress, encoding_of
 
 LIMIT = 1000
@@ -139,3 +140,19 @@ def test_another_encoding_is_refused_with_those_allowed(header: str) -> None:
 )
 def test_how_an_answer_is_compressed(header: str | None, encoding: str | None) -> None:
     assert choose(header) == encoding
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_a_body_of_several_pieces_is_one_stream_with_nothing_behind_it(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, pieces: int
+) -> None:
+    content = bytes(range(256)) * 30
+    body = compress(content, encoding)
+    monkeypatch.setattr(compression, "_PIECE", -(-len(body) // pieces))
+    assert decompress(body, encoding, len(content)) == content
+    for behind in (1, 1000):  # also where the stream ends with a piece
+        with pytest.raises(BadInput, match=f"; {behind} bytes follow it"):
+            decompress(body + b"x" * behind, encoding, len(content))
+    with pytest.raises(TooLarge):
+        decompress(body, encoding, len(content) - 1)
