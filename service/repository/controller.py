@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -338,7 +339,9 @@ class Controller:
                 placements[key] = Placement(*key, str(news[key][0].path), outcome)
         if placements:
             asked = list(placements.values())
-            for answers in await asyncio.gather(*(_unless_gone(replica.prepare(asked)) for replica in self._replicas)):
+            for answers in await asyncio.gather(
+                *(_unless_gone(partial(replica.prepare, asked)) for replica in self._replicas)
+            ):
                 refused |= {key: error for key, error in zip(placements, answers or (), strict=False) if error}
         return {key: one for key, one in placements.items() if key not in refused}, refused
 
@@ -357,7 +360,7 @@ class Controller:
         return {key: refused[key] if key in refused else self._tried[key][1] for key in news}
 
     async def _switch(self, taken: Sequence[Key], dropped: Sequence[Key]) -> None:
-        await asyncio.gather(*(_unless_gone(replica.commit(taken, dropped)) for replica in self._replicas))
+        await asyncio.gather(*(_unless_gone(partial(replica.commit, taken, dropped)) for replica in self._replicas))
 
     def _refuse(self, key: Key, seen: str, error: InferdError) -> None:
         logger.error("model %s version %d is refused: %s", *key, error)
@@ -421,7 +424,7 @@ class Controller:
         listing = self.listing()
         if listing != self._published:
             self._published = listing
-            await asyncio.gather(*(_unless_gone(replica.publish(listing)) for replica in self._replicas))
+            await asyncio.gather(*(_unless_gone(partial(replica.publish, listing)) for replica in self._replicas))
 
     def _placements(self) -> list[Placement]:
         return [one.placement for versions in self._versions.values() for one in versions.values() if one.placement]
@@ -450,10 +453,10 @@ class Controller:
         return await asyncio.shield(task)
 
 
-async def _unless_gone(call: Awaitable[T]) -> T | None:
-    """Wait for a replica; one that is gone has no say, and the one that comes in its place will join."""
+async def _unless_gone(call: Callable[[], Awaitable[T]]) -> T | None:
+    """Call a replica; one that is gone has no say, and the one that comes in its place will join."""
     try:
-        return await call
+        return await call()
     except ConnectionError as error:
         logger.warning("a worker went away during a change: %s", error)
         return None

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import logging
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
 from service.errors import BundleRefused, NotReady, RuntimeFailure
-from service.repository.control import VersionPolicy
+from service.repository.control import Listing, VersionPolicy
 from tests.service.repository.replicas import (
     LATEST,
     LONG_S,
@@ -453,6 +456,35 @@ def test_a_load_that_nobody_waits_for_any_more_may_be_refused_in_silence(
     run(scenario())
     gc.collect()
     assert [one.name for one in caplog.records if one.levelno >= logging.ERROR] == ["service.repository.controller"]
+
+
+def test_a_change_that_is_cancelled_anywhere_leaves_no_call_that_nobody_made(shelf: Shelf) -> None:
+    class Called(MemoryReplica):
+        """Keeps what it was called for, whether or not anybody went on with it."""
+
+        def publish(self, listing: Listing) -> Coroutine[Any, Any, None]:
+            calls.append(super().publish(listing))
+            return calls[-1]
+
+    calls: list[Coroutine[Any, Any, None]] = []
+    shelf.put()
+
+    async def scenario() -> None:
+        for steps in range(100):
+            async with explicit(shelf, MemoryReplica()) as controller:
+                joining = asyncio.create_task(controller.join(Called()))
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                finished = joining.done()
+                joining.cancel()
+                await asyncio.gather(joining, return_exceptions=True)
+                assert {inspect.getcoroutinestate(call) for call in calls} <= {inspect.CORO_CLOSED}
+            if finished:
+                return
+        pytest.fail("it never came to its end")
+
+    run(scenario())
+    assert calls
 
 
 def test_what_serves_goes_on_while_a_change_is_made(shelf: Shelf) -> None:

@@ -114,6 +114,9 @@ class Calls:
         message_timeout_s: how long that of a call of one request may take to come.
         access_log: whether every call is logged, or only those that fail by our fault.
         tracing: what makes a span of every call, if anything does.
+
+    Attributes:
+        came: how many calls have come.
     """
 
     def __init__(
@@ -132,6 +135,7 @@ class Calls:
         self._message_timeout_s = message_timeout_s
         self._access_log = access_log
         self._tracing = tracing
+        self.came = 0
         self._answering = asyncio.Event()
         self._answering.set()
 
@@ -203,6 +207,7 @@ class Calls:
         context: grpc.aio.ServicerContext,
         work: Callable[[Call], Awaitable[T]],
     ) -> T:
+        self.came += 1
         started = time.perf_counter()
         remaining_s = context.time_remaining()
         call = Call(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import time
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -34,7 +35,10 @@ _LOOK_EVERY_S = 0.25
 """How often is looked whether gRPC has ended by itself; and how long a port is left alone that was not free then."""
 
 _HELD_BACK_S = 0.1
-"""How long answers are kept back before clients are told to connect elsewhere."""
+"""How long no call may have come, while answers are kept back, before clients are told to connect elsewhere."""
+
+_LONGEST_HELD_BACK_S = 1.0
+"""How long answers are kept back at most: there may be clients that call without waiting for answers."""
 
 _CONNECTIONS = {
     "grpc.max_concurrent_streams": _MOST_CALLS_A_CONNECTION,
@@ -199,13 +203,22 @@ class GrpcServer:
         async with self._beginning:  # of a server that begins anew nobody else would know
             pass
         self._calls.hold()
-        await asyncio.sleep(min(_HELD_BACK_S, grace_s))
+        await self._until_nobody_calls(min(_LONGEST_HELD_BACK_S, grace_s))
         stopping = asyncio.ensure_future(self._server.stop(grace_s))
         await asyncio.sleep(0)  # by now it has told the connections
         self._calls.release()
         await stopping
         if self._watching:
             await self._watching
+
+    async def _until_nobody_calls(self, longest_s: float) -> None:
+        """Look a few times whether a call has come: where the processor is busy, one look may be before all of them."""
+        looks = 5
+        quiet, seen, until = 0, self._calls.came, time.monotonic() + longest_s
+        while quiet < looks and time.monotonic() < until:
+            await asyncio.sleep(min(_HELD_BACK_S, longest_s) / looks)
+            quiet = quiet + 1 if self._calls.came == seen else 0
+            seen = self._calls.came
 
 
 def _credentials(tls: Tls) -> grpc.ServerCredentials:

@@ -379,6 +379,30 @@ def test_stopping_drops_no_call_of_clients_that_go_on_calling(models: Path) -> N
     assert set(asyncio.run(main())) == {StatusCode.UNAVAILABLE}
 
 
+def test_stopping_does_not_wait_for_clients_that_call_without_end(models: Path) -> None:
+    make_bundle(models)
+
+    async def main() -> None:
+        async with serving(models) as running:
+            calls: list[asyncio.Task[Any]] = []
+
+            async def go_on() -> None:
+                """Call every few milliseconds, whether or not anything is answered."""
+                while True:
+                    calls.append(asyncio.create_task(running.client.ask("ModelInfer", pictures())))
+                    await asyncio.sleep(0.005)
+
+            calling = asyncio.create_task(go_on())
+            await until(lambda: sum(call.done() for call in calls) > 10)
+            await asyncio.wait_for(running.server.stop(30), 10)
+            calling.cancel()
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+            ended = {one.code() for one in outcomes if isinstance(one, grpc.aio.AioRpcError)}
+            assert ended <= {StatusCode.UNAVAILABLE, StatusCode.CANCELLED}
+
+    asyncio.run(main())
+
+
 def test_stopping_gives_up_what_takes_longer_than_it_may(models: Path) -> None:
     make_bundle(models, "slow", graph=slow_graph(5000))
 
