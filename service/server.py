@@ -15,7 +15,9 @@ from typing import cast
 import uvicorn
 from fastapi import FastAPI
 
-from service.connections import BoundedProtocol, ConnectionLimits, Watch, bounded
+from service.connections.limits import ConnectionLimits
+from service.connections.protocol import BoundedProtocol, bounded
+from service.connections.watch import Watch
 from service.protocols.open_inference.grpc.server import GrpcServer
 from service.repository.repository import Repository
 from service.security.tls import Tls

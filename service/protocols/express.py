@@ -21,8 +21,8 @@ from starlette.responses import Response
 
 from service.batching.records import Answer
 from service.bodies import Bodies
+from service.connections.exchanges import Exchange, Header
 from service.errors import Cancelled, InferdError, Overloaded
-from service.exchanges import Exchange, Header
 from service.metrics import Metrics
 from service.observability import identity_of, log_request, protocol_of, request_id
 from service.protocols.errors import SHORTEST_RETRY_AFTER_S, error_response, unexpected_response
@@ -127,7 +127,7 @@ class Target(NamedTuple):
 
 
 class Express:
-    """Answers requests that came whole; see `service.exchanges.Quick`.
+    """Answers requests that came whole; see `service.connections.exchanges.Quick`.
 
     Args:
         calls: that may be made this way.

@@ -19,7 +19,7 @@ from starlette.types import Receive
 
 from service.batching.records import Answer
 from service.bodies import count
-from service.connections import CONNECTION, BoundedProtocol
+from service.connections.protocol import CONNECTION, BoundedProtocol
 from service.errors import BadInput, Cancelled, TooLarge
 from service.repository.model import Model
 from service.repository.repository import Repository

@@ -11,7 +11,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.connections import CONNECTION, BoundedProtocol
+from service.connections.protocol import CONNECTION, BoundedProtocol
 from service.errors import Cancelled, InferdError
 from service.protocols.requests import disconnected
 

@@ -10,7 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from service import errors
-from service.connections import Refusal
+from service.connections.protocol import Refusal
 from service.errors import InferdError, Overloaded
 from service.metrics import FAILURES
 from service.protocols.errors import STATUS, status_of

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 import uvloop
 
-from service.sending import TogetherTransport
-from service.turns import LARGE_CHUNK, Turns
+from service.connections.sending import TogetherTransport
+from service.connections.turns import LARGE_CHUNK, Turns
 
 PATIENCE_S = 20
 

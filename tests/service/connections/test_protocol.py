@@ -13,8 +13,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from service.connections import MOST_HEADERS, MOST_PIPELINED, BoundedProtocol, ConnectionLimits, Watch, bounded
-from service.turns import Turns
+from service.connections.limits import ConnectionLimits
+from service.connections.protocol import MOST_HEADERS, MOST_PIPELINED, BoundedProtocol, bounded
+from service.connections.turns import Turns
+from service.connections.watch import Watch
 
 LIMITS = ConnectionLimits(
     max_connections=20,
@@ -470,34 +472,6 @@ def test_who_reads_nothing_of_its_answer_is_cut_off_and_who_reads_slowly_is_not(
             await served.until(lambda: not served.connections)
 
     run(main)
-
-
-class Slow:
-    """A connection whose client reads nothing."""
-
-    doing = "reads"
-    since = 0.0
-
-    def __init__(self, unread: int) -> None:
-        self.unread = unread
-        self.cut_off_for: list[str] = []
-
-    def look(self, now: float) -> None:
-        pass
-
-    def close(self) -> None:
-        raise AssertionError("nobody is idle")
-
-    def cut_off(self, why: str) -> None:
-        self.cut_off_for.append(why)
-
-
-def test_of_all_that_is_not_read_the_most_is_dropped() -> None:
-    connections = [Slow(unread) for unread in (300, 500, 200, 400)]
-    watch = Watch(connections, replace(LIMITS, max_unread_bytes=600))
-    watch.look(0.0)
-    assert [bool(one.cut_off_for) for one in connections] == [False, True, False, True]
-    assert "600 bytes" in connections[1].cut_off_for[0]
 
 
 def test_a_connection_that_never_asks_ends_as_one_that_asks_no_more() -> None:

@@ -1,8 +1,6 @@
-"""What a client may do to a connection: how much it may send before it has asked, and how long it may take.
+"""One connection: uvicorn's HTTP/1.1 within bounds. What gets too large is noticed here, as it comes.
 
-uvicorn bounds none of it, so this is the one place that does. What gets too large is noticed as it comes, in
-`BoundedProtocol`; what takes too long in `Watch`, which looks at every connection once a second, so that a request
-that takes no time costs nothing. A request that comes whole may be answered from here, see `service.exchanges`.
+A request that comes whole may be answered from here, see `exchanges`.
 """
 
 from __future__ import annotations
@@ -11,23 +9,19 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Literal, Protocol, cast
+from typing import Literal, cast
 
 import httptools
 import msgspec
 from starlette.types import Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from service.exchanges import Cancellable, Exchange, Quick
-from service.sending import TogetherTransport
-from service.turns import LARGE_CHUNK, Turns
+from service.connections.exchanges import Cancellable, Exchange, Quick
+from service.connections.limits import ConnectionLimits, Doing
+from service.connections.sending import TogetherTransport
+from service.connections.turns import LARGE_CHUNK, Turns
 
 logger = logging.getLogger(__name__)
-
-Doing = Literal["waits", "head", "body", "runs", "reads", "refused"]
-"""What a client does: it waits to ask, sends a request's head or body, waits for the answer, or reads less of it than
-has come; or it was refused, and nothing that it sends is looked at any more."""
 
 Refusal = Literal[400, 408, 413, 414, 429, 431, 503]
 """The statuses with which a connection ends before the application is asked."""
@@ -35,7 +29,6 @@ Refusal = Literal[400, 408, 413, 414, 429, 431, 503]
 CONNECTION = "inferd.connection"
 """Where an ASGI scope has the connection that its request came on."""
 
-LOOK_EVERY_S = 1.0
 _LINGER_S = 1.5
 """So long a client that was refused may go on sending: a connection that is closed at once takes its answer with it."""
 
@@ -45,35 +38,8 @@ MOST_PIPELINED = 64
 
 _OF_UPGRADES = (b"connection", b"upgrade", b"http2-settings")
 
-_CROWDED, _ROOMY = 0.95, 0.85
-"""Above this share of the most connections those that have waited for longest are closed, down to that share."""
 _PROGRESS_BYTES = 16 * 1024
 """Who reads less than this within `send_timeout_s` reads too slowly."""
-
-
-@dataclass(frozen=True)
-class ConnectionLimits:
-    """The bounds of one connection, and of all that a process has.
-
-    Attributes:
-        max_connections: so many at once.
-        max_head_bytes: of a request's line and headers.
-        max_url_bytes: of its target.
-        max_message_bytes: of all that follows a head, with what the transfer adds to a body.
-        max_unread_bytes: of all answers that wait for clients that don't read them.
-        head_timeout_s: from the first byte of a head to its last.
-        body_timeout_s: from there to the last byte of the body.
-        send_timeout_s: for so long an answer may wait for a client that doesn't read it.
-    """
-
-    max_connections: int
-    max_head_bytes: int
-    max_url_bytes: int
-    max_message_bytes: int
-    max_unread_bytes: int
-    head_timeout_s: float
-    body_timeout_s: float
-    send_timeout_s: float
 
 
 class _Refused(Exception):
@@ -441,80 +407,3 @@ def bounded(
         "turns": Turns(),
     }
     return type("BoundedProtocol", (BoundedProtocol,), own)
-
-
-class Watched(Protocol):
-    """A connection, as `Watch` sees it."""
-
-    doing: Doing
-    since: float
-
-    def look(self, now: float) -> None:
-        """See what its client does, and end that if it takes too long."""
-
-    def cut_off(self, why: str) -> None:
-        """End it without a word."""
-
-    def close(self) -> None:
-        """End it as a connection ends that has rested for long."""
-
-    @property
-    def unread(self) -> int:
-        """How many bytes wait for its client."""
-
-
-class Watch:
-    """Looks at all connections once a second, for as long as `start` says.
-
-    Args:
-        connections: those that there are, whenever it looks.
-        limits: of all of them.
-    """
-
-    def __init__(self, connections: Iterable[Watched], limits: ConnectionLimits) -> None:
-        self._connections = connections
-        self._limits = limits
-        self._next: asyncio.TimerHandle | None = None
-
-    def start(self) -> None:
-        """Look from now on; in the event loop."""
-        loop = asyncio.get_running_loop()
-        self._next = loop.call_later(LOOK_EVERY_S, self._look_and_go_on, loop)
-
-    def stop(self) -> None:
-        """Look no more."""
-        if self._next:
-            self._next.cancel()
-
-    def look(self, now: float) -> None:
-        """Look once, at `now` on the event loop's clock."""
-        connections = list(self._connections)
-        for one in connections:
-            one.look(now)
-        self._bound_what_is_unread(connections)
-        self._make_room(connections)
-
-    def _look_and_go_on(self, loop: asyncio.AbstractEventLoop) -> None:
-        try:
-            self.look(loop.time())
-        finally:
-            self._next = loop.call_later(LOOK_EVERY_S, self._look_and_go_on, loop)
-
-    def _bound_what_is_unread(self, connections: Iterable[Watched]) -> None:
-        slow = sorted((one for one in connections if one.doing == "reads"), key=lambda one: one.unread)
-        total = sum(one.unread for one in slow)
-        while slow and total > self._limits.max_unread_bytes:
-            largest = slow.pop()
-            total -= largest.unread
-            largest.cut_off(
-                f"of all answers {self._limits.max_unread_bytes} bytes may wait to be read, and it has most"
-            )
-
-    def _make_room(self, connections: list[Watched]) -> None:
-        """Where it gets crowded, close those that have asked nothing for longest: they come back when they want to."""
-        most = self._limits.max_connections
-        if len(connections) <= most * _CROWDED:
-            return
-        idle = sorted((one for one in connections if one.doing == "waits"), key=lambda one: one.since)
-        for one in idle[: len(connections) - int(most * _ROOMY)]:
-            one.close()

@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 import uvloop
 
-from service.sending import TogetherTransport
+from service.connections.sending import TogetherTransport
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n"
 PATIENCE_S = 20
