@@ -26,7 +26,8 @@ from service.repository.repository import Repository
 from service.repository.translation_model import TranslationModel
 from service.security.access import Access
 from service.tasks.markup import parts_of
-from service.tasks.translation import Translated, check_texts, texts_of
+from service.tasks.translation_parameters import check_texts, texts_of
+from service.tasks.translation_requests import Translated
 
 Pairs: TypeAlias = Mapping[tuple[str, str], TranslationModel]
 """What translates from a language to another."""

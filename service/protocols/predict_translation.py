@@ -10,7 +10,8 @@ from service.protocols.predict_text import Asked
 from service.protocols.requests import answer_headers, json_response
 from service.protocols.translations import translate
 from service.repository.translation_model import TranslationModel
-from service.tasks.translation import USUAL, Parameters, Translated, TranslationRequest
+from service.tasks.translation_parameters import USUAL, Parameters
+from service.tasks.translation_requests import Translated, TranslationRequest
 
 
 async def answer(request: Request, model: TranslationModel, asked: Asked, deadline: float | None) -> Response:

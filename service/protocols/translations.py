@@ -11,7 +11,7 @@ from starlette.requests import Request
 from service.batching.records import Answer
 from service.protocols.requests import while_connected
 from service.repository.translation_model import TranslationModel
-from service.tasks.translation import Translated, TranslationRequest
+from service.tasks.translation_requests import Translated, TranslationRequest
 
 _INLINE_SENTENCES = 16
 """So many are put together in the event loop, where it isn't asked what stands for what."""

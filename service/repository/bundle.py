@@ -30,7 +30,8 @@ from service.tasks.base import TaskLimits
 from service.tasks.image_generation import ImageGeneration
 from service.tasks.image_requests import Drawings
 from service.tasks.text_generation import TextGeneration
-from service.tasks.translation import Translated, Translation
+from service.tasks.translation import Translation
+from service.tasks.translation_requests import Translated
 from service.tensors import Arrays
 
 logger = logging.getLogger(__name__)

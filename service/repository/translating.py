@@ -17,7 +17,8 @@ from service.batching.reading import ReadingSlots
 from service.batching.slots import Slots
 from service.errors import RuntimeFailure
 from service.manifest import Graph, Step
-from service.tasks.translation import Translation, TranslationRequest
+from service.tasks.translation import Translation
+from service.tasks.translation_requests import TranslationRequest
 from service.tensors import Arrays
 
 Run = Callable[[Arrays], Arrays]

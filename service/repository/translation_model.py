@@ -25,7 +25,8 @@ from service.repository.model import Model
 from service.repository.statistics import VersionStatistics
 from service.repository.text_model import TEXT_INPUT, TEXT_OUTPUT, texts_as_tensors
 from service.repository.translating import Reader, SentenceGroup, beam_slots, found, group_of
-from service.tasks.translation import Translation, TranslationRequest
+from service.tasks.translation import Translation
+from service.tasks.translation_requests import TranslationRequest
 from service.tensors import Arrays
 from service.threads import BoundedThreads
 

@@ -5,96 +5,31 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from service.batching.beams import Hypothesis
 from service.errors import BadInput, BundleRefused, TooLarge
-from service.manifest import Manifest, TokenizerPreprocessing, TranslationPostprocessing, Variant
+from service.manifest import Manifest, TokenizerPreprocessing, TranslationPostprocessing
 from service.sentences import Piece, cut, parts_that_fit
-from service.tasks.base import TaskLimits, check_names, parse_parameters
-from service.tasks.graphs import by_name, expect
+from service.tasks.alignment import aligned
+from service.tasks.base import TaskLimits, parse_parameters
 from service.tasks.markup import parts_of
-from service.tasks.tokens import Span, Tokens
+from service.tasks.tokens import Tokens
+from service.tasks.translation_graphs import DECODER, ENCODER, check_graphs
+from service.tasks.translation_parameters import MOST_TEXTS, USUAL, Parameters, check_texts, texts_of
+from service.tasks.translation_requests import Source, Translated, TranslationRequest
 from service.tensors import Arrays
 
-MOST_TEXTS = 128
 MOST_SENTENCES = 1024
 LEAST_SIZE = 16
 """Tokens that a sentence must be able to have at least: a single character can have as many, byte by byte."""
 
 _INLINE_CHARACTERS = 500
 """So many are cut, and made tokens of, in about half a millisecond."""
-_HALF = re.compile("[\ud800-\udfff]")
-
-ENCODER, DECODER = "encoder", "decoder"
 _TENSOR_PARAMETERS = ("src_lang", "tgt_lang", "num_beams", "max_length", "max_new_tokens", "length_penalty")
-
-
-class Parameters(BaseModel):
-    """What a request of the task dialect may ask for, in the names of Hugging Face's translation; None is the default.
-
-    Attributes:
-        src_lang: the language of the texts, which must be the model's.
-        tgt_lang: the language to translate to, likewise.
-        num_beams: beginnings of a translation that are kept; 1 takes the likeliest token after token.
-        max_length: tokens after which the translation of a sentence is cut off, if the model's own limit is not lower;
-            also called max_new_tokens.
-        length_penalty: the exponent; the larger, the longer translations get.
-        num_return_sequences: so many translations of each text, the best first; at most as many as beams.
-        return_alignment: whether it is told where the model looked for what it wrote.
-        do_sample: translations are never drawn.
-        clean_up_tokenization_spaces: means nothing here: there are none to clean up.
-        truncation: means nothing here: what is too long is cut into parts, and no part is left out.
-        generate_parameters: the same parameters, as Hugging Face's client sends some of them.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    src_lang: str | None = None
-    tgt_lang: str | None = None
-    num_beams: int | None = Field(None, ge=1)
-    max_length: Annotated[int | None, Field(ge=1, validation_alias=AliasChoices("max_length", "max_new_tokens"))] = None
-    length_penalty: float | None = Field(None, ge=0, le=10)
-    num_return_sequences: int = Field(1, ge=1)
-    return_alignment: bool = False
-    do_sample: Literal[False] = False
-    clean_up_tokenization_spaces: bool = True
-    truncation: Literal["do_not_truncate", "longest_first", "only_first", "only_second"] = "do_not_truncate"
-    generate_parameters: Mapping[str, Any] = Field({}, exclude=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_none(cls, given: object) -> object:
-        if not isinstance(given, Mapping):
-            return given
-        nested = given.get("generate_parameters")
-        if isinstance(nested, Mapping):
-            check_names(nested)
-            given = {**nested, **given, "generate_parameters": {}}
-        return {name: value for name, value in given.items() if value is not None}
-
-
-USUAL = Parameters()
-"""What is asked for where nothing is said."""
-
-
-class Source(NamedTuple):
-    """A sentence that is translated.
-
-    Attributes:
-        text: as it stands in the text that it is of.
-        start: its place there, in characters.
-    """
-
-    text: str
-    start: int
 
 
 class _Part(NamedTuple):
@@ -103,48 +38,6 @@ class _Part(NamedTuple):
     text: str
     start: int
     tokens: list[int] | None
-
-
-@dataclass(frozen=True)
-class TranslationRequest:
-    """What every dialect asks for in its own words.
-
-    Attributes:
-        sentences: tokens of each sentence that is translated, the end token included.
-        beams: beginnings that are kept of each.
-        length_penalty: the exponent.
-        hypotheses: so many finished translations of each are wanted, at most as many as beams.
-        limits: of each sentence: tokens after which its translation is cut off.
-        alignment: whether it is told where the model looked.
-        sources: of each sentence.
-        texts: of each text, what it is put together from: what is kept as it is, and indices of sentences.
-        markup: whether the texts are HTML.
-    """
-
-    sentences: Sequence[Sequence[int]]
-    beams: int
-    length_penalty: float
-    hypotheses: int
-    limits: Sequence[int]
-    alignment: bool
-    sources: Sequence[Source]
-    texts: Sequence[Sequence[str | int]]
-    markup: bool = False
-
-
-@dataclass(frozen=True)
-class Translated:
-    """What became of a text.
-
-    Attributes:
-        text: its translation.
-        alternatives: other translations, the best first, as many as could be found of those that were asked for.
-        alignment: of each of its sentences, ready for JSON, if it was asked for; see `docs/api.md`.
-    """
-
-    text: str
-    alternatives: Sequence[str] = ()
-    alignment: Sequence[Mapping[str, object]] | None = None
 
 
 class Translation:
@@ -180,7 +73,7 @@ class Translation:
             raise BundleRefused(
                 "manifest.json", f"the largest of sizes must be at least {LEAST_SIZE}, not {how.sizes[-1]}"
             )
-        candidates = min(_check_graphs(variant, how) for variant in manifest.variants.values())
+        candidates = min(check_graphs(variant, how) for variant in manifest.variants.values())
         decoders = [variant.graphs[DECODER].step for variant in manifest.variants.values()]
         self._tells_attention = all(step is not None and step.attention is not None for step in decoders)
         if 2 * search.beams > candidates:
@@ -419,67 +312,8 @@ class Translation:
         place = 0
         for piece, text in zip(pieces, _of_rank(pieces, written, 0), strict=True):
             if isinstance(piece, int):
-                yield self._aligned(request.sources[piece], found[piece][0], place)
+                yield aligned(self.tokens, request.sources[piece], found[piece][0], place)
             place += len(text)
-
-    def _aligned(self, source: Source, translation: Hypothesis, place: int) -> Mapping[str, object]:
-        """One sentence, whose translation stands at `place`."""
-        assert translation.attention is not None  # noqa: S101 - it was asked for
-        read = _characters(self.tokens.spans(source.text), len(source.text))
-        pieces = self.tokens.pieces(translation.tokens)
-        counts = [count for _, count in pieces]
-        texts = [text for text, _ in pieces]
-        if len(translation.attention) > len(translation.tokens):
-            counts.append(1)
-            texts.append("")
-        weights = _summed(translation.attention[:, : sum(count for _, count in read)], [count for _, count in read], 1)
-        weights = _summed(weights, counts, 0) / np.array(counts)[:, None]
-        return {
-            "source": [
-                {"text": source.text[start:end], "start": source.start + start, "end": source.start + end}
-                for (start, end), _ in read
-            ],
-            "target": [
-                {"text": text, "start": place + end - len(text), "end": place + end}
-                for text, end in zip(texts, accumulate(map(len, texts)), strict=True)
-            ],
-            "weights": np.round(weights, 4).tolist(),
-        }
-
-
-def texts_of(inputs: object) -> list[str]:
-    """The texts of a request: one, or several.
-
-    Raises:
-        BadInput: they are none.
-    """
-    if isinstance(inputs, bytes):
-        try:
-            inputs = inputs.decode()
-        except UnicodeDecodeError as error:
-            raise BadInput(f"the text is no UTF-8 ({error})") from error
-    several = inputs if isinstance(inputs, list) else [inputs]
-    texts = [text for text in several if isinstance(text, str)]
-    if len(texts) < len(several):
-        raise BadInput("inputs must be a text or a list of texts")
-    if any(map(_HALF.search, texts)):
-        raise BadInput("a text has half of a character (a surrogate) in it, which no text can hold")
-    return texts
-
-
-def check_texts(texts: Sequence[str], max_characters: int) -> None:
-    """Refuse more than may come in a request.
-
-    Raises:
-        TooLarge: there are too many texts, or one has more than `max_characters`.
-    """
-    if len(texts) > MOST_TEXTS:
-        raise TooLarge(f"a request may have at most {MOST_TEXTS} texts; this one has {len(texts)}")
-    longest = max(map(len, texts), default=0)
-    if longest > max_characters:
-        raise TooLarge(
-            f"a text may have at most {max_characters} characters (INFERD_MAX_TEXT_CHARACTERS); this one has {longest}"
-        )
 
 
 def _of_rank(pieces: Sequence[str | int], written: Sequence[Sequence[str]], rank: int) -> Iterator[str]:
@@ -490,67 +324,3 @@ def _of_rank(pieces: Sequence[str | int], written: Sequence[Sequence[str]], rank
         else:
             several = written[piece]
             yield several[rank] if rank < len(several) else several[0]
-
-
-def _characters(spans: Sequence[Span], length: int) -> list[tuple[Span, int]]:
-    """What the tokens of a sentence were read from, without gaps, and how many each is; the last is the end token."""
-    starts: list[int] = []
-    counts: list[int] = []
-    read = 0
-    for span in spans:
-        if starts and span.start < read:
-            counts[-1] += 1
-        else:
-            starts.append(span.start if starts else 0)
-            counts.append(1)
-        read = max(read, span.end)
-    ends = [*starts[1:], length]
-    read_from = [Span(*ends_of) for ends_of in zip(starts, ends, strict=True)] if starts else []
-    return [*zip(read_from, counts, strict=True), (Span(length, length), 1)]
-
-
-def _summed(array: NDArray[Any], counts: Sequence[int], axis: int) -> NDArray[np.float64]:
-    """Sums of so many neighbours each along an axis."""
-    begins = np.cumsum([0, *counts[:-1]])
-    return np.add.reduceat(array.astype(np.float64), begins, axis=axis)
-
-
-def _check_graphs(variant: Variant, how: TokenizerPreprocessing) -> int:
-    """Refuse graphs that don't go together; return how many candidates the decoder picks."""
-    missing = [role for role in (ENCODER, DECODER) if role not in variant.graphs]
-    if missing:
-        raise BundleRefused("manifest.json", f"a translation needs the graphs {ENCODER} and {DECODER}")
-    encoder, decoder = variant.graphs[ENCODER], variant.graphs[DECODER]
-    read, answered = by_name(encoder.inputs), by_name(encoder.outputs)
-    given, told = by_name(decoder.inputs), by_name(decoder.outputs)
-    if encoder.step is not None or decoder.step is None or decoder.step.candidates is None:
-        raise BundleRefused("manifest.json", f"{DECODER} must be a step that picks candidates, and {ENCODER} no step")
-    step, candidates = decoder.step, decoder.step.candidates
-    if sorted(read) != sorted((how.input, how.lengths)):
-        raise BundleRefused("manifest.json", f"{encoder.file} must have the inputs {how.input!r} and {how.lengths!r}")
-    expect(encoder, read[how.input], "INT64", ("batch", None))
-    expect(encoder, read[how.lengths], "INT64", ("batch",))
-    expect(decoder, given[step.token], "INT64", ("batch",))
-    tokens, logprobs = told[candidates.tokens], told[candidates.logprobs]
-    count = tokens.shape[1] if tokens.shape and len(tokens.shape) == 2 else None
-    if not isinstance(count, int):
-        raise BundleRefused(
-            "manifest.json", f"{decoder.file}: the shape of {tokens.name!r} must tell how many there are"
-        )
-    expect(decoder, tokens, "INT64", ("batch", count))
-    expect(decoder, logprobs, "FP32", ("batch", count))
-    for pair in step.states:
-        state = given[pair.input]
-        if state.shape is None or not all(isinstance(size, int) for size in state.shape[1:]):
-            raise BundleRefused("manifest.json", f"{decoder.file}: state {state.name!r} must have one shape")
-        expect(decoder, told[pair.output], state.datatype, state.shape)
-    for name in (*step.context, *(pair.input for pair in step.states)):
-        if name not in answered:
-            raise BundleRefused("manifest.json", f"{encoder.file} does not answer {name!r}, which {decoder.file} needs")
-        expect(encoder, answered[name], given[name].datatype, given[name].shape)
-    for name in step.context:
-        if any(isinstance(size, int) for size in (given[name].shape or ())[1:2]):
-            raise BundleRefused("manifest.json", f"{decoder.file}: the second axis of {name!r} must be the sentence's")
-    if step.attention is not None:
-        expect(decoder, told[step.attention], "FP32", ("batch", None))
-    return count

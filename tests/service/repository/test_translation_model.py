@@ -27,7 +27,7 @@ from service.repository.scan import BundleFolder
 from service.repository.text_model import TEXT_INPUT, TEXT_OUTPUT
 from service.repository.translation_model import TranslationModel
 from service.settings import Settings
-from service.tasks.translation import TranslationRequest
+from service.tasks.translation_requests import TranslationRequest
 from tests.bundles import read_golden, sign, write_golden
 from tests.service.repository.serving import replica
 from tests.translation_bundles import (

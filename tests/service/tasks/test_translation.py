@@ -15,14 +15,9 @@ from service.errors import BadInput, BundleRefused, TooLarge
 from service.manifest import Manifest, read_manifest
 from service.tasks import TASKS
 from service.tasks.base import TaskLimits
-from service.tasks.translation import (
-    MOST_SENTENCES,
-    MOST_TEXTS,
-    Parameters,
-    Translated,
-    Translation,
-    TranslationRequest,
-)
+from service.tasks.translation import MOST_SENTENCES, Translation
+from service.tasks.translation_parameters import MOST_TEXTS, Parameters
+from service.tasks.translation_requests import Translated, TranslationRequest
 from tests.bundles import make_bundle, with_edit
 from tests.translation_bundles import (
     CANDIDATES,
