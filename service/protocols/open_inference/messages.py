@@ -53,7 +53,7 @@ _REQUEST = msgspec.json.Decoder(_Request[msgspec.Raw])
 _EXPECTED = "an inference request"
 
 _MOST_TOLD = 64
-_MOST_KNOWN_HEADS, _LONGEST_KNOWN_HEAD = 64, 1024
+_MOST_KNOWN, _LONGEST_KNOWN_HEAD = 64, 1024
 
 _NO_DATA = (msgspec.UNSET, None, msgspec.Raw(b"null"))
 """KServe's client says null beside the size of an empty tensor."""
@@ -71,8 +71,8 @@ _STRING_OR_INF = re.compile(rb'"(?:[^"\\]|\\.)*+"?|Inf(?!inity)', re.DOTALL)
 class Reader:
     """Reads the requests of one graph and checks them against it.
 
-    Where tensors are binary, clients say the same JSON before them again and again; what was found of the last few is
-    kept.
+    Where tensors are binary, clients say the same JSON before them again and again, or nothing; what was found of the
+    last few is kept.
 
     Args:
         graph: what shall run.
@@ -82,7 +82,8 @@ class Reader:
     def __init__(self, graph: Graph, *, batched: bool) -> None:
         self._graph = graph
         self._batched = batched
-        self._heads: dict[bytes, _Head] = {}
+        self._known: dict[bytes, _Known] = {}  # by their JSON
+        self._known_raw: dict[int, _Known] = {}  # by their size
         self._all_numbers = not any(tensor.datatype in _ONE_BY_ONE for tensor in graph.inputs)
 
     def bytes_to_parse(self, size: int, header_length: int | None) -> int:
@@ -103,8 +104,7 @@ class Reader:
         """
         graph, batched = self._graph, self._batched
         if header_length == 0:
-            arrays = {graph.inputs[0].name: _read_raw(body, graph, batched=batched)}
-            return Inference("", arrays, inference.wanted((), graph, binary=True), deadline, 0)
+            return self._read_raw(body, now, deadline)
         if header_length is not None and header_length > len(body):
             raise BadInput(
                 f"the body has {len(body)} bytes; inference-header-content-length says {header_length} for its JSON "
@@ -113,9 +113,9 @@ class Reader:
         text = None
         if header_length is not None and header_length <= _LONGEST_KNOWN_HEAD:
             text = body[:header_length]
-            head = self._heads.get(text)
-            if head and head.size == len(body):
-                return head.inference(body, now, deadline)
+            known = self._known.get(text)
+            if known and known.size == len(body):
+                return known.inference(body, now, deadline)
         request = _parse(body if header_length is None else memoryview(body)[:header_length])
         parameters = request.parameters or {}
         own_deadline, priority = inference.parameters(parameters, now)
@@ -129,33 +129,43 @@ class Reader:
             parameters,
         )
         if text is not None and all(one.data in _NO_DATA for one in request.inputs):
-            if len(self._heads) >= _MOST_KNOWN_HEADS:
-                self._heads.clear()
-            self._heads[text] = _Head(len(body), request, read)
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[text] = _Known(len(body), _places(request.inputs, len(body)), read)
+        return read
+
+    def _read_raw(self, body: bytes, now: float, deadline: float | None) -> Inference:
+        """Read the only input's data."""
+        if known := self._known_raw.get(len(body)):
+            return known.inference(body, now, deadline)
+        graph = self._graph
+        array = _of_raw(body, graph, batched=self._batched)
+        tensor = graph.inputs[0]
+        read = Inference("", {tensor.name: array}, inference.wanted((), graph, binary=True), deadline, 0)
+        if tensor.datatype != "BYTES":
+            if len(self._known_raw) >= _MOST_KNOWN:
+                self._known_raw.clear()
+            place = _Place(tensor.name, tensor.datatype, array.shape, 0, len(body))
+            self._known_raw[len(body)] = _Known(len(body), [place], read)
         return read
 
 
-class _Head:
-    """The JSON of requests whose tensors are all binary, read and checked.
+class _Known:
+    """Requests that are alike but for what is in their tensors, which are all binary: read and checked.
 
     Args:
         size: of the whole body, in bytes.
-        request: what it says.
-        read: the first request that came with it.
+        inputs: where each is in it.
+        read: the first of them.
     """
 
-    def __init__(self, size: int, request: _Request[Any], read: Inference) -> None:
+    def __init__(self, size: int, inputs: Sequence[_Place], read: Inference) -> None:
         self.size = size
-        sizes = [(one.parameters or {})["binary_data_size"] for one in request.inputs]
-        starts = accumulate(sizes, initial=size - sum(sizes))
-        self._inputs = [
-            _Place(one.name, one.datatype, tuple(one.shape), start, length)
-            for one, start, length in zip(request.inputs, starts, sizes, strict=False)
-        ]
+        self._inputs = inputs
         self._id, self._outputs, self._parameters, self._told = read.id, read.outputs, read.parameters, read.told
 
     def inference(self, body: bytes, now: float, deadline: float | None) -> Inference:
-        """Another request that begins with it; see `Reader.read`."""
+        """Another one of them; see `Reader.read`."""
         arrays = {place.name: place.array(body) for place in self._inputs}
         own_deadline, priority = inference.parameters(self._parameters, now)
         until = _earlier(deadline, own_deadline)
@@ -189,6 +199,16 @@ class _Place:
             return tensors.from_raw(self.name, self._datatype, self._shape, memoryview(body)[self._start : self._end])
         array = np.frombuffer(body, self._dtype, self._count, self._start).reshape(self._shape)
         return array if array.flags.aligned else array.copy()
+
+
+def _places(inputs: Sequence[_Input[Any]], size: int) -> list[_Place]:
+    """Where inputs are that come one after the other at the end of a body of `size` bytes."""
+    sizes = [(one.parameters or {})["binary_data_size"] for one in inputs]
+    starts = accumulate(sizes, initial=size - sum(sizes))
+    return [
+        _Place(one.name, one.datatype, tuple(one.shape), start, length)
+        for one, start, length in zip(inputs, starts, sizes, strict=False)
+    ]
 
 
 def _earlier(one: float | None, other: float | None) -> float | None:
@@ -343,7 +363,7 @@ def _wanted(request: _Request[Any], parameters: dict[str, Any], graph: Graph) ->
     return wanted
 
 
-def _read_raw(body: bytes, graph: Graph, *, batched: bool) -> NDArray[Any]:
+def _of_raw(body: bytes, graph: Graph, *, batched: bool) -> NDArray[Any]:
     """Make the only input of a body that is nothing but its data, one row if there are rows."""
     if len(graph.inputs) != 1:
         raise BadInput(

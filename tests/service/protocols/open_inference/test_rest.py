@@ -909,7 +909,28 @@ def test_no_more_than_a_few_heads_are_kept() -> None:
     for number in range(1000):
         head = json.dumps({"id": str(number), "inputs": [binary("a", [1], 4, "INT32")]}).encode()
         assert reader.read(head + b"\1\0\0\0", len(head), 0.0).id == str(number)
-    assert len(reader._heads) <= 64
+    assert len(reader._known) <= 64
+
+
+def test_raw_bodies_of_one_size_are_alike_but_for_their_numbers() -> None:
+    graph = Graph(
+        file="model.onnx",
+        inputs=(Tensor(name="a", datatype="INT32", shape=("n", "size")),),
+        outputs=(Tensor(name="y", datatype="INT32", shape=("n",)),),
+    )
+    reader = Reader(graph, batched=True)
+    for size in range(1, 200):
+        for first in range(3):
+            numbers = np.arange(first, first + size, dtype=np.int32)
+            read = reader.read(numbers.tobytes(), 0, 0.0, deadline=float(size))
+            np.testing.assert_array_equal(read.arrays["a"], numbers[None], strict=True)
+            assert read.deadline == size
+            assert [(one.tensor.name, one.binary) for one in read.outputs] == [("y", True)]
+    assert len(reader._known_raw) <= 64
+    with pytest.raises(BadInput):
+        reader.read(b"\1\0\0", 0, 0.0)
+    with pytest.raises(BadInput):
+        Reader(graph.model_copy(update={"inputs": graph.inputs * 2}), batched=True).read(b"\1\0\0\0", 0, 0.0)
 
 
 def test_bf16_is_binary_alone(zoo: TestClient) -> None:
