@@ -22,6 +22,9 @@ from service.tasks.base import Task
 from service.tensors import Arrays, not_finite
 from service.threads import BoundedThreads, step_back
 
+_LONG_S = 0.005
+"""A model whose full batch takes longer lets others' threads go first; what is short is what somebody waits for."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -66,7 +69,10 @@ class GraphModel(Model):
         )
         self.preferred_batch_rows = limits.full_rows if bundle.batched else None
         # There is one run in flight at most.
-        self._runs = ThreadPoolExecutor(1, thread_name_prefix=f"run-{self.name}", initializer=step_back)
+        is_long = profile.seconds(limits.full_rows) > _LONG_S
+        self._runs = ThreadPoolExecutor(
+            1, thread_name_prefix=f"run-{self.name}", initializer=step_back if is_long else None
+        )
         self._batcher = Batcher(
             bundle.session.run,
             profile=profile,

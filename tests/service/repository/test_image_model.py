@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -118,6 +120,23 @@ def test_a_request_is_answered_with_what_the_generator_draws(models: Path, chann
             assert drawings.seed == 3
             assert answer.batch_rows == 16
             assert answer.compute_s > 0
+
+    run(main)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no nice value")
+@pytest.mark.parametrize(("full_batch_s", "steps"), [(0.004, 0), (0.04, 5)], ids=["short runs", "long runs"])
+def test_long_runs_let_other_threads_go_first(models: Path, full_batch_s: float, steps: int) -> None:
+    folder = make_image_bundle(models)
+
+    async def main() -> None:
+        async with replica() as repository:
+            model = await serve(repository, folder, profile=((1, 0.002), (64, full_batch_s)))
+            await model.draw(asked(model, "a bright day", seed=1))
+            (thread,) = [one for one in threading.enumerate() if one.name.startswith(f"run-{model.name}")]
+            assert thread.native_id
+            own = os.getpriority(os.PRIO_PROCESS, 0)
+            assert os.getpriority(os.PRIO_PROCESS, thread.native_id) == min(19, own + steps)
 
     run(main)
 
