@@ -63,16 +63,11 @@ COPY --from=build /build/inferd/ /
 COPY --from=build /build/models /models
 
 ARG VARIANT=cpu
-ARG VERSION=0.1.0
-ARG REVISION=
-ARG CREATED=
 LABEL org.opencontainers.image.title="inferd" \
       org.opencontainers.image.description="Serves small neural networks over HTTP and gRPC on ONNX Runtime (${VARIANT})" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.vendor="The inferd contributors" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.created="${CREATED}"
+      org.opencontainers.image.version="0.1.0"
 
 # Nobody from outside the container can reach a loopback address in it. Metrics have a port of their own, which is
 # reached by whoever it is published to: beside the others they would be closed without a key. ONNX Runtime would tell

@@ -82,7 +82,7 @@ def build_image(image: str = IMAGE, *, base: str | None = None, **arguments: str
     Raises:
         AssertionError: it can't be built; the message has what the builder said.
     """
-    given = {"BASE": base or base_image(), "VERSION": version(), "REVISION": revision(), **arguments}
+    arguments = {"BASE": base or base_image(), **arguments}
     with _one_at_a_time(), tempfile.TemporaryDirectory() as folder:
         command = [
             "buildah",
@@ -92,8 +92,9 @@ def build_image(image: str = IMAGE, *, base: str | None = None, **arguments: str
             "--layers",
             "--format=docker",
             f"--tag={image}",
+            f"--label=org.opencontainers.image.revision={revision()}",
         ]
-        command += [f"--build-arg={name}={value}" for name, value in given.items()]
+        command += [f"--build-arg={name}={value}" for name, value in arguments.items()]
         if CERTIFICATES.exists():  # those that this machine trusts, as a network's own may be among them
             pip = Path(folder) / "pip.conf"
             pip.write_text("[global]\ncert=/run/ca.crt\n", encoding="utf-8")

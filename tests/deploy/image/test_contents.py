@@ -43,12 +43,6 @@ def test_the_dockerfile_has_no_findings() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_a_plain_build_says_which_version_it_is() -> None:
-    stated = re.search(r"^ARG VERSION=(\S+)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
-    assert stated
-    assert stated[1] == version()
-
-
 def test_labels_account_and_signal(image: str) -> None:
     (facts,) = json.loads(podman("image", "inspect", image).stdout)
     labels = {key.removeprefix("org.opencontainers.image."): value for key, value in facts["Labels"].items()}
