@@ -171,8 +171,9 @@ class Batcher:
         self._draining = False
         self._batches = self._failed_batches = self._rows = 0
         self._slowdown = 1.0
-        self._row_s = profile.seconds(limits.full_rows) / limits.full_rows  # of a full batch
-        self._overload = Overload(self._clock(), slack_rows=2 * limits.full_rows)
+        full_s = profile.seconds(limits.full_rows)
+        self._row_s = full_s / limits.full_rows
+        self._overload = Overload(self._clock(), batch_rows=limits.full_rows, batch_s=full_s)
         self._last: _Batch | None = None  # that was followed by what waited for its end
 
     async def submit(self, inputs: Arrays, rows: int, deadline: float | None = None, priority: int = 0) -> Answer:

@@ -14,7 +14,8 @@ from __future__ import annotations
 from typing import Final
 
 WINDOW_S: Final = 0.1
-"""Arrivals and departures are compared for so long at a time,"""
+_BATCHES_IN_WINDOW: Final = 6
+"""Arrivals and departures are compared for so long at a time, and for so many batches at least,"""
 _GROWS: Final = 1.1
 """and the queue grows if so many times as much arrives as leaves,"""
 _WINDOWS: Final = 3
@@ -39,13 +40,15 @@ class Overload:
 
     Args:
         now: when it begins.
-        slack_rows: so many rows may come in too many, by chance.
+        batch_rows: of a full batch: one may have begun to run just before a window, and one just after it.
+        batch_s: how long it takes.
     """
 
-    def __init__(self, now: float, *, slack_rows: int) -> None:
+    def __init__(self, now: float, *, batch_rows: int, batch_s: float) -> None:
         self.is_on = False
-        self._slack_rows = slack_rows
-        self._ends = now + WINDOW_S
+        self._batch_rows = batch_rows
+        self._window_s = max(WINDOW_S, _BATCHES_IN_WINDOW * batch_s)
+        self._ends = now + self._window_s
         self._arrived = self._left = 0
         self._grown = 0  # windows in a row
         self._is_tried = False
@@ -70,11 +73,11 @@ class Overload:
     def _look(self, now: float, wait_s: float) -> None:
         is_tried = self._is_tried and now - self._changed < _TRY_S
         long_s = _LONG_IN_A_TRY_S if is_tried else _LONG_S
-        grows = wait_s > long_s and self._arrived > _GROWS * self._left + self._slack_rows
+        grows = wait_s > long_s and self._arrived > _GROWS * self._left + self._batch_rows
         # Where a whole window has passed without an arrival, nothing grows.
-        self._grown = self._grown + 1 if grows and now < self._ends + WINDOW_S else 0
+        self._grown = self._grown + 1 if grows and now < self._ends + self._window_s else 0
         self._arrived = self._left = 0
-        self._ends = now + WINDOW_S
+        self._ends = now + self._window_s
         if self.is_on:
             if now - self._refused > _OVER_AFTER_S:
                 self._turn(now, on=False)

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Final
 
 from service.tensors import Arrays
+
+_PASSES: Final = 4
+_TOGETHER_S: Final = 0.002
+"""So many times all sizes are timed one after the other, and each for so long at a time, with one run at least."""
 
 
 def measure_latency(
@@ -23,30 +28,38 @@ def measure_latency(
         run: the graph.
         example: makes inputs of so many rows.
         max_rows: the largest batch that will be built.
-        budget_s: no larger batch is begun once this much time is spent; the smallest one is always measured.
+        budget_s: no larger batch and no other run is begun once this much time is spent; the smallest batch is always
+            measured.
         clock: in seconds.
         run_clock: by which runs are timed, if not by the same: on a machine that others use too, a thread's own time
             (`time.thread_time`) tells how long a run takes that is done by one thread.
 
     Returns:
-        (rows, seconds) in rising order, each the shortest of up to three runs after one to warm up.
+        (rows, seconds) in rising order. Each is the shortest of several runs, which lie apart: a machine's slow moments
+        last longer than a run, and would else be taken for those of one size.
     """
-    points: list[tuple[int, float]] = []
     run_clock = run_clock or clock
     started = clock()
-    rows = 1
-    while not points or clock() - started < budget_s:
-        inputs = example(rows)
-        run(inputs)
-        best = float("inf")
-        for _ in range(3):
+    shortest: dict[int, float] = {}
+
+    def time_runs(rows: int, inputs: Arrays) -> None:
+        spent_s = 0.0
+        while spent_s < _TOGETHER_S and (rows not in shortest or clock() - started < budget_s):
             begun = run_clock()
             run(inputs)
-            best = min(best, run_clock() - begun)
-            if clock() - started > budget_s:
-                break
-        points.append((rows, best))
+            spent_s += (seconds := run_clock() - begun)
+            shortest[rows] = min(seconds, shortest.get(rows, seconds))
+
+    rows = 1
+    while not shortest or clock() - started < budget_s:
+        inputs = example(rows)
+        run(inputs)
+        time_runs(rows, inputs)
         if rows == max_rows:
             break
         rows = min(2 * rows, max_rows)
-    return tuple(points)
+    for _ in range(_PASSES - 1):
+        for rows in shortest:
+            if clock() - started < budget_s:
+                time_runs(rows, example(rows))
+    return tuple(shortest.items())

@@ -6,8 +6,6 @@ import pytest
 
 from service.batching.overload import WINDOW_S, Overload
 
-SLACK = 16
-
 
 class Queue:
     """A queue that is served at a rate, with requests of one row, in steps of a millisecond."""
@@ -16,7 +14,7 @@ class Queue:
         self.now = 0.0
         self.waiting = 0.0
         self.refused = 0
-        self.overload = Overload(self.now, slack_rows=SLACK)
+        self.overload = Overload(self.now, batch_rows=16, batch_s=16 / served_per_s)
         self._served_per_s = served_per_s
         self._due = 0.0
 
@@ -130,8 +128,62 @@ def test_patient_clients_that_were_taken_for_an_overload_are_let_in_again() -> N
     assert queue.refused == 0
 
 
+class Batches:
+    """A queue that is served 64 rows at a time, in steps of a millisecond."""
+
+    ROWS, SECONDS = 64, 0.045
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.waiting = 0
+        self.overload = Overload(self.now, batch_rows=self.ROWS, batch_s=self.SECONDS)
+        self._running = 0
+        self._ends = 0.0
+
+    def arrive(self, rows: int) -> None:
+        for _ in range(rows):
+            self.overload.arrive(1, self.now, self.waiting * self.SECONDS / self.ROWS)
+            self.waiting += 1
+
+    def serve(self, seconds: float, *, share: float = 0.0, again: bool = False) -> None:
+        """Go on for so long while so large a share of what can be answered arrives; `again`: whoever was asks again."""
+        due = 0.0
+        for _ in range(round(seconds * 1000)):
+            self.now += 0.001
+            due += share * self.ROWS / self.SECONDS * 0.001
+            self.arrive(int(due))
+            due %= 1
+            if self.now >= self._ends:
+                answered, self._running = self._running, min(self.waiting, self.ROWS)
+                self.waiting -= self._running
+                self.overload.leave(self._running)
+                self._ends = self.now + self.SECONDS
+                if again:
+                    self.arrive(answered)
+
+
+def test_large_batches_hide_no_overload() -> None:
+    queue = Batches()
+    queue.serve(1.0, share=1.5)
+    assert queue.overload.is_on
+
+
+@pytest.mark.parametrize("share", [0.8, 1.0])
+def test_large_batches_are_none(share: float) -> None:
+    queue = Batches()
+    queue.serve(5.0, share=share)
+    assert not queue.overload.is_on
+
+
+def test_many_clients_of_large_batches_are_none() -> None:
+    queue = Batches()
+    queue.arrive(512)
+    queue.serve(10.0, again=True)
+    assert not queue.overload.is_on
+
+
 def test_what_comes_now_and_then_is_none_whatever_it_waits_for() -> None:
-    overload = Overload(0.0, slack_rows=0)
+    overload = Overload(0.0, batch_rows=0, batch_s=0.0)
     for number in range(50):
         overload.arrive(1, number * 3 * WINDOW_S, 5.0)
     assert not overload.is_on

@@ -40,21 +40,37 @@ def test_sizes_double_up_to_the_largest_batch(max_rows: int, sizes: list[int]) -
     assert [seconds for _, seconds in points] == pytest.approx([0.001 + rows * 0.001 for rows in sizes])
 
 
-def test_each_size_is_warmed_up_once_and_timed_three_times() -> None:
-    machine = Machine(0.001, 0.0)
+def test_each_size_is_warmed_up_and_timed_four_times_with_the_others_in_between() -> None:
+    machine = Machine(0.01, 0.0)
     machine.measure(4)
-    assert machine.runs == [1] * 4 + [2] * 4 + [4] * 4
+    assert machine.runs == [1, 1, 2, 2, 4, 4] + [1, 2, 4] * 3
+
+
+def test_short_runs_are_repeated_for_two_milliseconds() -> None:
+    machine = Machine(0.0003, 0.0005)
+    machine.measure(2)
+    assert machine.runs == [1] * 4 + [2] * 3 + ([1] * 3 + [2] * 2) * 3
 
 
 def test_the_shortest_run_counts_and_the_first_one_does_not() -> None:
-    points = Machine(0.01, 0.0, jitter=(-0.009, 0.5, 0.02, 0.7)).measure(1)
+    points = Machine(0.01, 0.0, jitter=(-0.009, 0.5, 0.02, 0.7, 0.6)).measure(1)
     assert points == ((1, pytest.approx(0.03)),)
 
 
-def test_no_larger_size_is_begun_once_the_budget_is_spent() -> None:
+@pytest.mark.parametrize("begins", range(13))
+def test_a_slow_moment_is_not_taken_for_that_of_a_size(begins: int) -> None:
+    slow_for_three_runs = (0.0,) * begins + (0.02,) * 3 + (0.0,) * 15
+    points = Machine(0.01, 0.001, jitter=slow_for_three_runs).measure(4)
+    assert [seconds for _, seconds in points] == pytest.approx([0.011, 0.012, 0.014])
+
+
+def test_no_larger_size_and_no_other_run_is_begun_once_the_budget_is_spent() -> None:
     machine = Machine(0.0, 1.0)
     assert [rows for rows, _ in machine.measure(64, budget_s=13.0)] == [1, 2, 4]
-    assert machine.runs == [1] * 4 + [2] * 4 + [4] * 2
+    assert machine.runs == [1, 1, 2, 2, 4, 4]
+    machine = Machine(0.0, 1.0)
+    machine.measure(2, budget_s=8.5)
+    assert machine.runs == [1, 1, 2, 2, 1, 2]
 
 
 def test_the_smallest_size_is_measured_whatever_it_takes() -> None:
