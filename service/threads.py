@@ -16,7 +16,7 @@ from service.errors import Overloaded
 T = TypeVar("T")
 
 
-_STEPS_BACK = 5
+_STEPS_BACK = 10
 
 
 def step_back() -> None:
@@ -30,6 +30,33 @@ def step_back() -> None:
             os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _STEPS_BACK)
 
 
+class Lanes:
+    """So many threads at once do work that others share, and who is urgent goes first.
+
+    Args:
+        count: how many.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._urgent = 0  # so many wait
+        self._changed = threading.Condition()
+
+    def do(self, work: Callable[[], T], *, urgent: bool = False) -> T:
+        """Do `work` in this thread, once there is a lane for it, and return what it returns."""
+        with self._changed:
+            self._urgent += urgent
+            self._changed.wait_for(lambda: self._free and (urgent or not self._urgent))
+            self._urgent -= urgent
+            self._free -= 1
+        try:
+            return work()
+        finally:
+            with self._changed:
+                self._free += 1
+                self._changed.notify_all()
+
+
 class BoundedThreads:
     """A pool that refuses work rather than queueing it without end.
 
@@ -37,9 +64,13 @@ class BoundedThreads:
         threads: how many run at once.
         max_pending: how many calls may run or wait.
         name: of the threads.
+
+    Attributes:
+        threads: how many run at once.
     """
 
     def __init__(self, threads: int, *, max_pending: int, name: str) -> None:
+        self.threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name, initializer=step_back)
         self._max_pending = max_pending
         self._pending = 0

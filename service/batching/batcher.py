@@ -44,6 +44,9 @@ Run: TypeAlias = Callable[[Arrays], Arrays]
 INLINE_S = 0.001
 """What is predicted to run for less costs less in the event loop than a thread would."""
 
+LONG_S = 0.005
+"""What is predicted to run for longer is long: others need not wait for it to end."""
+
 _FAR_TOO_LONG_S = 0.02
 """A run in the event loop that took so long has shown that its prediction can't be relied on."""
 
@@ -122,7 +125,8 @@ class Batcher:
         run: the model: arrays in, arrays out.
         profile: the measured times of `run`.
         limits: how much may run at once and wait; without a batch axis one row at once.
-        run_blocking: where runs go that would hold up the event loop.
+        run_blocking: where runs go that would hold up the event loop,
+        run_long: and those of them that are predicted to take longer than `long_s`; None = there too.
         clock: the clock of deadlines and measurements; the loop's by default.
         on_batch: told of each finished batch, before its callers go on.
         inline_below_s: a run predicted to be shorter than this runs in the event loop. After
@@ -145,6 +149,8 @@ class Batcher:
         clock: Callable[[], float] | None = None,
         on_batch: Callable[[BatchReport], object] | None = None,
         inline_below_s: float = INLINE_S,
+        run_long: RunBlocking | None = None,
+        long_s: float = LONG_S,
         batched: bool = True,
         flaw: Flaw | None = None,
     ) -> None:
@@ -154,6 +160,8 @@ class Batcher:
         self._profile = profile
         self._limits = limits
         self._run_blocking = run_blocking
+        self._run_long = run_long or run_blocking
+        self._long_s = long_s
         self._loop = asyncio.get_running_loop()
         self._clock = clock or self._loop.time
         self._on_batch = on_batch
@@ -319,7 +327,7 @@ class Batcher:
             _hand_out(batch, outcome)
             self._loop.call_soon(self._dispatch)  # not at once: the loop serves others between runs
         else:
-            self._in_flight = self._start(attempt)
+            self._in_flight = self._start(attempt, self._run_long if predicted_s > self._long_s else self._run_blocking)
             self._in_flight.add_done_callback(partial(self._collect, batch))
 
     def _may_run_inline(self, predicted_s: float) -> bool:
@@ -355,9 +363,9 @@ class Batcher:
         except Exception as error:
             return _failure(error)
 
-    def _start(self, attempt: Callable[[], Outcome]) -> asyncio.Future[Outcome]:
+    def _start(self, attempt: Callable[[], Outcome], run_blocking: RunBlocking) -> asyncio.Future[Outcome]:
         try:
-            return asyncio.ensure_future(self._run_blocking(attempt))
+            return asyncio.ensure_future(run_blocking(attempt))
         except Exception as error:  # an executor that was shut down refuses at once
             refused: asyncio.Future[Outcome] = self._loop.create_future()
             refused.set_result(_failure(error))

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
-from service.batching.batcher import INLINE_S, Batcher
+from service.batching.batcher import INLINE_S, LONG_S, Batcher
 from service.batching.policy import LatencyProfile, Limits
 from service.batching.records import Answer, BatchReport
 from service.errors import RuntimeFailure
@@ -22,8 +22,7 @@ from service.tasks.base import Task
 from service.tensors import Arrays, not_finite
 from service.threads import BoundedThreads, step_back
 
-_LONG_S = 0.005
-"""A model whose full batch takes longer lets others' threads go first; what is short is what somebody waits for."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,7 @@ class GraphModel(Model):
         metrics: its series.
         statistics: where its requests and runs are counted.
         inline_below_s: see `Batcher`.
+        long_s: likewise.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class GraphModel(Model):
         metrics: ModelMetrics,
         statistics: VersionStatistics,
         inline_below_s: float = INLINE_S,
+        long_s: float = LONG_S,
     ) -> None:
         super().__init__(
             bundle,
@@ -68,16 +69,16 @@ class GraphModel(Model):
             statistics=statistics,
         )
         self.preferred_batch_rows = limits.full_rows if bundle.batched else None
-        # There is one run in flight at most.
-        is_long = profile.seconds(limits.full_rows) > _LONG_S
-        self._runs = ThreadPoolExecutor(
-            1, thread_name_prefix=f"run-{self.name}", initializer=step_back if is_long else None
-        )
+        # There is one run in flight at most, in either. A thread that has stepped back can't come forward again.
+        self._runs = ThreadPoolExecutor(1, thread_name_prefix=f"run-{self.name}")
+        self._long_runs = ThreadPoolExecutor(1, thread_name_prefix=f"long-run-{self.name}", initializer=step_back)
         self._batcher = Batcher(
             bundle.session.run,
             profile=profile,
             limits=limits,
             run_blocking=partial(asyncio.get_running_loop().run_in_executor, self._runs),
+            run_long=self.run_long,
+            long_s=long_s,
             clock=time.monotonic,  # the loop's own clock ticks in milliseconds where the loop is uvloop's
             on_batch=self._count_batch,
             inline_below_s=inline_below_s,
@@ -107,6 +108,10 @@ class GraphModel(Model):
         batcher = self._batcher
         return partial(batcher.withdraw, batcher.enqueue(arrays, self._rows(arrays), deadline, priority, done))
 
+    def run_long(self, work: Callable[[], T], /) -> asyncio.Future[T]:
+        """Start a long run, in a thread that others go before, and return what awaits its result."""
+        return asyncio.get_running_loop().run_in_executor(self._long_runs, work)
+
     @property
     def is_idle(self) -> bool:
         """See `Model.is_idle`."""
@@ -121,6 +126,7 @@ class GraphModel(Model):
         # Also at once: what is queued still runs, and that does not take long.
         await self._batcher.drain()
         self._runs.shutdown(wait=False)
+        self._long_runs.shutdown(wait=False)
 
     def _count_batch(self, report: BatchReport) -> None:
         self.metrics.batch_size.observe(report.rows)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 from service.batching.policy import LatencyProfile, Limits
 from service.batching.records import Answer
@@ -15,10 +18,12 @@ from service.repository.statistics import VersionStatistics
 from service.tasks.image_generation import ImageGeneration
 from service.tasks.image_graphs import TEXT
 from service.tasks.image_requests import Drawings, ImageRequest
-from service.threads import BoundedThreads
+from service.threads import BoundedThreads, Lanes
 
 _INLINE_S = 0.001
 """A text encoder that takes no longer for a few rows is run in the event loop, if they are short."""
+
+T = TypeVar("T")
 
 
 class ImageModel(GraphModel):
@@ -26,6 +31,10 @@ class ImageModel(GraphModel):
 
     A request of n pictures is n rows of its generator. A text is read alone, at its own length, so that its neighbours
     change no bit of what it says. As tensors it takes latents and conditions, and answers bytes.
+
+    Pictures are a lot of work, with which the worker's other models share its cores. So every run of the generator that
+    leaves the event loop is a long one, and what is drawn, read and written in threads takes no more cores than one of
+    them alone would.
 
     Args:
         bundle: loaded.
@@ -51,13 +60,28 @@ class ImageModel(GraphModel):
         statistics: VersionStatistics,
     ) -> None:
         super().__init__(
-            bundle, profile=profile, limits=limits, decoding=decoding, metrics=metrics, statistics=statistics
+            bundle,
+            profile=profile,
+            limits=limits,
+            decoding=decoding,
+            metrics=metrics,
+            statistics=statistics,
+            long_s=0.0,
         )
+        self._lanes = Lanes(decoding.threads)
         self.task = task
         self.labels = None  # what the generator answers are pixels, and no scores of classes
         self._read = bundle.sessions[TEXT].run if TEXT in bundle.sessions else None
         # What is not known to be quick may be slow.
         self._reads_slowly = text_profile is None or text_profile.seconds(1) > _INLINE_S
+
+    def run_long(self, work: Callable[[], T], /) -> asyncio.Future[T]:
+        """See `GraphModel.run_long`: a run goes before pictures that are only to be written."""
+        return super().run_long(partial(self._lanes.do, work, urgent=True))
+
+    async def offload(self, work: Callable[[], T]) -> T:
+        """See `Model.offload`."""
+        return await super().offload(partial(self._lanes.do, work))
 
     async def draw(self, request: ImageRequest, *, deadline: float | None = None) -> tuple[Drawings, Answer]:
         """Draw the pictures of a request, and count it but for their writing; cancelling withdraws it.

@@ -4,13 +4,14 @@ import asyncio
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 
 import pytest
 
 from service.errors import Overloaded
-from service.threads import BoundedThreads
+from service.threads import BoundedThreads, Lanes
 
 PATIENCE_S = 10.0
 """After which a thread goes on that a defect would have wait for ever."""
@@ -36,7 +37,7 @@ def test_it_lets_the_event_loop_go_before(pool: BoundedThreads) -> None:
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
     before = os.getpriority(os.PRIO_PROCESS, 0)
-    assert asyncio.run(pool.run(work)) == min(19, before + 5)
+    assert asyncio.run(pool.run(work)) == min(19, before + 10)
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
@@ -89,3 +90,82 @@ def test_what_runs_counts_until_it_is_done_and_what_waits_is_withdrawn_when_its_
         assert not ran.is_set()
 
     asyncio.run(main())
+
+
+# Lanes
+
+
+class Worker(threading.Thread):
+    """Does something in a lane: says so, and is done when it is told to be."""
+
+    def __init__(self, lanes: Lanes, begun: list[str], name: str, *, urgent: bool = False) -> None:
+        super().__init__(name=name, daemon=True)
+        self.may_end = threading.Event()
+        self.result: str | None = None
+        self._lanes = lanes
+        self._begun = begun
+        self._urgent = urgent
+        self.start()
+
+    def run(self) -> None:
+        self.result = self._lanes.do(self._work, urgent=self._urgent)
+
+    def end(self) -> None:
+        self.may_end.set()
+        self.join(PATIENCE_S)
+        assert not self.is_alive()
+
+    def _work(self) -> str:
+        self._begun.append(self.name)
+        assert self.may_end.wait(PATIENCE_S)
+        return f"{self.name} is done"
+
+
+def eventually(begun: list[str], *names: str) -> None:
+    """Whether these have begun, and, given a moment, nobody else."""
+    until = time.monotonic() + PATIENCE_S
+    while len(begun) < len(names) and time.monotonic() < until:
+        time.sleep(0.001)
+    time.sleep(0.02)
+    assert begun == list(names)
+
+
+def test_as_many_as_there_are_lanes_work_at_once_and_the_next_when_one_is_done() -> None:
+    lanes, begun = Lanes(2), list[str]()
+    first = Worker(lanes, begun, "first")
+    eventually(begun, "first")
+    second = Worker(lanes, begun, "second")
+    eventually(begun, "first", "second")
+    third = Worker(lanes, begun, "third")
+    eventually(begun, "first", "second")
+    second.end()
+    eventually(begun, "first", "second", "third")
+    first.end()
+    third.end()
+    assert [one.result for one in (first, second, third)] == ["first is done", "second is done", "third is done"]
+
+
+def test_who_is_urgent_goes_before_those_who_waited_for_longer() -> None:
+    lanes, begun = Lanes(1), list[str]()
+    first = Worker(lanes, begun, "first")
+    eventually(begun, "first")
+    patient = Worker(lanes, begun, "patient")
+    eventually(begun, "first")
+    urgent = Worker(lanes, begun, "urgent", urgent=True)
+    eventually(begun, "first")
+    first.end()
+    eventually(begun, "first", "urgent")
+    urgent.end()
+    eventually(begun, "first", "urgent", "patient")
+    patient.end()
+
+
+def test_work_that_fails_leaves_its_lane() -> None:
+    def fail() -> None:
+        raise KeyError("broken")
+
+    lanes = Lanes(1)
+    with pytest.raises(KeyError, match="broken"):
+        lanes.do(fail)
+    assert lanes.do(lambda: 8, urgent=True) == 8
+    assert lanes.do(lambda: 9) == 9

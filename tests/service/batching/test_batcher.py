@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from threading import get_ident
+from threading import current_thread, get_ident
 from typing import Any, TypeVar
 
 import numpy as np
@@ -683,6 +683,35 @@ def test_a_run_that_is_cancelled_from_outside_fails_its_batch() -> None:
 
 
 # Where a run takes place
+
+
+def test_a_run_that_is_predicted_to_be_long_goes_where_long_ones_go() -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        threads: list[str] = []
+
+        def identity(inputs: Arrays) -> Arrays:
+            threads.append(current_thread().name)
+            return inputs
+
+        profile = LatencyProfile(((1, 0.0049), (2, 0.0051)))
+        with ThreadPoolExecutor(1, "short") as short, ThreadPoolExecutor(1, "long") as long:
+            others = {"run_blocking": partial(loop.run_in_executor, short), "profile": profile, "limits": LIMITS}
+            batcher = Batcher(identity, run_long=partial(loop.run_in_executor, long), **others)  # type: ignore[arg-type]
+            for inputs in (rows(1), rows(2, 3), rows(4)):
+                await batcher.submit(inputs, len(inputs["x"]))
+            assert threads == ["short_0", "long_0", "short_0"]
+            everything_is_long = Batcher(
+                identity,
+                run_long=partial(loop.run_in_executor, long),
+                long_s=0.001,
+                **others,  # type: ignore[arg-type]
+            )
+            await everything_is_long.submit(rows(1), 1)
+            await Batcher(identity, **others).submit(rows(1, 2), 2)  # type: ignore[arg-type]
+            assert threads[3:] == ["long_0", "short_0"]
+
+    run(scenario())
 
 
 def test_a_short_run_stays_in_the_loop_and_a_long_one_goes_to_a_thread() -> None:
