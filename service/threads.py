@@ -31,29 +31,31 @@ def step_back() -> None:
 
 
 class Lanes:
-    """So many threads at once do work that others share, and who is urgent goes first.
+    """So many threads at once do work that others share; who comes first goes first.
 
     Args:
         count: how many.
+
+    Attributes:
+        came: so many have come so far.
     """
 
     def __init__(self, count: int) -> None:
-        self._free = count
-        self._urgent = 0  # so many wait
+        self.came = 0
+        self._may_go = count  # so many of those that came, be they done, at work or still waiting
         self._changed = threading.Condition()
 
-    def do(self, work: Callable[[], T], *, urgent: bool = False) -> T:
-        """Do `work` in this thread, once there is a lane for it, and return what it returns."""
+    def do(self, work: Callable[[], T]) -> T:
+        """Do `work` in this thread, once it is its turn, and return what it returns."""
         with self._changed:
-            self._urgent += urgent
-            self._changed.wait_for(lambda: self._free and (urgent or not self._urgent))
-            self._urgent -= urgent
-            self._free -= 1
+            place = self.came
+            self.came += 1
+            self._changed.wait_for(lambda: place < self._may_go)
         try:
             return work()
         finally:
             with self._changed:
-                self._free += 1
+                self._may_go += 1
                 self._changed.notify_all()
 
 

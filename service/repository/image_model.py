@@ -76,8 +76,8 @@ class ImageModel(GraphModel):
         self._reads_slowly = text_profile is None or text_profile.seconds(1) > _INLINE_S
 
     def run_long(self, work: Callable[[], T], /) -> asyncio.Future[T]:
-        """See `GraphModel.run_long`: a run goes before pictures that are only to be written."""
-        return super().run_long(partial(self._lanes.do, work, urgent=True))
+        """See `GraphModel.run_long`."""
+        return super().run_long(partial(self._lanes.do, work))
 
     async def offload(self, work: Callable[[], T]) -> T:
         """See `Model.offload`."""

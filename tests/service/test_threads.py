@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
@@ -96,68 +96,73 @@ def test_what_runs_counts_until_it_is_done_and_what_waits_is_withdrawn_when_its_
 
 
 class Worker(threading.Thread):
-    """Does something in a lane: says so, and is done when it is told to be."""
+    """Does something in a lane, and then again: says so, and is done when it is told to be; it has come when made."""
 
-    def __init__(self, lanes: Lanes, begun: list[str], name: str, *, urgent: bool = False) -> None:
+    def __init__(self, lanes: Lanes, begun: list[str], name: str, *, times: int = 1) -> None:
         super().__init__(name=name, daemon=True)
-        self.may_end = threading.Event()
-        self.result: str | None = None
+        self.may_end = threading.Semaphore(0)
+        self.results: list[str] = []
         self._lanes = lanes
         self._begun = begun
-        self._urgent = urgent
+        self._times = times
+        came = lanes.came
         self.start()
+        wait_until_so_many_came(lanes, came + 1)
 
     def run(self) -> None:
-        self.result = self._lanes.do(self._work, urgent=self._urgent)
-
-    def end(self) -> None:
-        self.may_end.set()
-        self.join(PATIENCE_S)
-        assert not self.is_alive()
+        for _ in range(self._times):
+            self.results.append(self._lanes.do(self._work))
 
     def _work(self) -> str:
         self._begun.append(self.name)
-        assert self.may_end.wait(PATIENCE_S)
+        assert self.may_end.acquire(timeout=PATIENCE_S)
         return f"{self.name} is done"
 
 
-def eventually(begun: list[str], *names: str) -> None:
-    """Whether these have begun, and, given a moment, nobody else."""
+def wait_until(condition: Callable[[], bool]) -> None:
     until = time.monotonic() + PATIENCE_S
-    while len(begun) < len(names) and time.monotonic() < until:
+    while not condition():
+        assert time.monotonic() < until
         time.sleep(0.001)
+
+
+def wait_until_so_many_came(lanes: Lanes, count: int) -> None:
+    wait_until(lambda: lanes.came >= count)
+
+
+def assert_begun(begun: list[str], *names: str) -> None:
+    """These begin, in this order, and, given a moment, nobody else does."""
+    wait_until(lambda: len(begun) >= len(names))
     time.sleep(0.02)
     assert begun == list(names)
 
 
 def test_as_many_as_there_are_lanes_work_at_once_and_the_next_when_one_is_done() -> None:
     lanes, begun = Lanes(2), list[str]()
-    first = Worker(lanes, begun, "first")
-    eventually(begun, "first")
-    second = Worker(lanes, begun, "second")
-    eventually(begun, "first", "second")
-    third = Worker(lanes, begun, "third")
-    eventually(begun, "first", "second")
-    second.end()
-    eventually(begun, "first", "second", "third")
-    first.end()
-    third.end()
-    assert [one.result for one in (first, second, third)] == ["first is done", "second is done", "third is done"]
+    workers = [Worker(lanes, begun, name) for name in ("first", "second", "third")]
+    wait_until(lambda: len(begun) == 2)
+    assert_begun(begun, *begun)
+    assert set(begun) == {"first", "second"}
+    workers[1].may_end.release()
+    assert_begun(begun, *begun[:2], "third")
+    for worker in (workers[0], workers[2]):
+        worker.may_end.release()
+    for worker in workers:
+        worker.join(PATIENCE_S)
+        assert worker.results == [f"{worker.name} is done"]
 
 
-def test_who_is_urgent_goes_before_those_who_waited_for_longer() -> None:
+def test_who_came_first_goes_first_whoever_comes_again_at_once() -> None:
     lanes, begun = Lanes(1), list[str]()
-    first = Worker(lanes, begun, "first")
-    eventually(begun, "first")
-    patient = Worker(lanes, begun, "patient")
-    eventually(begun, "first")
-    urgent = Worker(lanes, begun, "urgent", urgent=True)
-    eventually(begun, "first")
-    first.end()
-    eventually(begun, "first", "urgent")
-    urgent.end()
-    eventually(begun, "first", "urgent", "patient")
-    patient.end()
+    workers = [Worker(lanes, begun, name, times=2) for name in ("first", "second", "third")]
+    for number in range(6):
+        turns = [workers[turn % 3].name for turn in range(number + 1)]
+        assert_begun(begun, *turns)
+        wait_until_so_many_came(lanes, min(6, number + 3))  # who was done is back
+        workers[number % 3].may_end.release()
+    for worker in workers:
+        worker.join(PATIENCE_S)
+        assert not worker.is_alive()
 
 
 def test_work_that_fails_leaves_its_lane() -> None:
@@ -167,5 +172,4 @@ def test_work_that_fails_leaves_its_lane() -> None:
     lanes = Lanes(1)
     with pytest.raises(KeyError, match="broken"):
         lanes.do(fail)
-    assert lanes.do(lambda: 8, urgent=True) == 8
-    assert lanes.do(lambda: 9) == 9
+    assert lanes.do(lambda: 8) == 8

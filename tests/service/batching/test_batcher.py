@@ -696,19 +696,14 @@ def test_a_run_that_is_predicted_to_be_long_goes_where_long_ones_go() -> None:
 
         profile = LatencyProfile(((1, 0.0049), (2, 0.0051)))
         with ThreadPoolExecutor(1, "short") as short, ThreadPoolExecutor(1, "long") as long:
-            others = {"run_blocking": partial(loop.run_in_executor, short), "profile": profile, "limits": LIMITS}
-            batcher = Batcher(identity, run_long=partial(loop.run_in_executor, long), **others)  # type: ignore[arg-type]
+            short_run, long_run = (partial(loop.run_in_executor, executor) for executor in (short, long))
+            make = partial(Batcher, identity, run_blocking=short_run, profile=profile, limits=LIMITS)
+            batcher = make(run_long=long_run)
             for inputs in (rows(1), rows(2, 3), rows(4)):
                 await batcher.submit(inputs, len(inputs["x"]))
             assert threads == ["short_0", "long_0", "short_0"]
-            everything_is_long = Batcher(
-                identity,
-                run_long=partial(loop.run_in_executor, long),
-                long_s=0.001,
-                **others,  # type: ignore[arg-type]
-            )
-            await everything_is_long.submit(rows(1), 1)
-            await Batcher(identity, **others).submit(rows(1, 2), 2)  # type: ignore[arg-type]
+            await make(run_long=long_run, long_s=0.001).submit(rows(1), 1)
+            await make().submit(rows(1, 2), 2)
             assert threads[3:] == ["long_0", "short_0"]
 
     run(scenario())

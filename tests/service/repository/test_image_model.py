@@ -140,7 +140,7 @@ def test_runs_let_other_threads_go_first(models: Path) -> None:
     run(main)
 
 
-def test_a_picture_is_not_written_while_others_are_drawn(models: Path) -> None:
+def test_no_picture_is_drawn_while_others_are_written(models: Path) -> None:
     folder = make_image_bundle(models)
 
     async def main() -> None:
