@@ -29,6 +29,7 @@ class Server:
         environment |= {"INFERD_PORT": "0", "INFERD_GRPC_PORT": "0", "INFERD_MODELS": str(ROOT / "models")}
         environment |= {"INFERD_WORKERS": "1"}
         environment |= {f"INFERD_{name.upper()}": str(value) for name, value in settings.items()}
+        self.workers = int(environment["INFERD_WORKERS"])
         command = [python, "-m", "service.cli", "serve"]
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
         self.log: list[dict[str, object]] = []
@@ -86,6 +87,11 @@ class Server:
         """The sum of all series of `name` that have `label`, such as `worker="0"`."""
         lines = [line for line in self.get("/metrics").splitlines() if re.match(rf"{name}[{{ ]", line)]
         return sum(float(line.rpartition(" ")[2]) for line in lines if label in line)
+
+    def answered(self) -> list[float]:
+        """How many requests each worker has answered, where there are several: asking is a request for each of them."""
+        workers = range(self.workers) if self.workers > 1 else ()
+        return [self.metric("inferd_worker_requests_total", f'worker="{worker}"') for worker in workers]
 
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)

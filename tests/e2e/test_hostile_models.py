@@ -64,10 +64,17 @@ def listed(server: Server) -> dict[str, tuple[str, str]]:
     return {one["name"]: (one["state"], one["reason"]) for one in answer["models"]}
 
 
+def everywhere(server: Server, holds: Callable[[dict[str, tuple[str, str]]], bool]) -> bool:
+    """Whether every worker lists the models so: one may know, or have loaded, what another doesn't yet."""
+    before = server.answered()
+    listings = [listed(server) for _ in range(12)]
+    # Reading the counts is a request too, one for each worker, before and after.
+    asked_all = all(now - then > 2 * len(before) for now, then in zip(server.answered(), before, strict=True))
+    return asked_all and all(holds(one) for one in listings)
+
+
 def settled(server: Server) -> bool:
-    """Whether every worker says so: one may be done while another still loads, and connections go to them in turns."""
-    told = [listed(server).values() for _ in range(6)]
-    return all(states and "LOADING" not in [state for state, _ in states] for states in told)
+    return everywhere(server, lambda models: bool(models) and "LOADING" not in [state for state, _ in models.values()])
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -180,7 +187,7 @@ def test_a_model_whose_runs_kill_two_workers_is_quarantined_until_it_is_asked_fo
             if death == 1:
                 assert ask(server, "endless")[0] == 200
                 assert server.metric("inferd_quarantined_models") == 0
-        wait_for(lambda: listed(server)["endless"][0] == "UNAVAILABLE")
+        wait_for(lambda: everywhere(server, lambda models: models["endless"][0] == "UNAVAILABLE"))
         reason = "quarantined: 2 workers died while it ran, or was loaded; the last ended with SIGSEGV. "
         assert listed(server)["endless"][1].startswith(reason)
         assert call(server, "/health/ready")[0] == 200  # it is no reason to send nobody here any more

@@ -131,7 +131,7 @@ def test_a_rate_is_one_for_all_workers(models: Path, tmp_path: Path, workers: in
 
 @WORKERS
 def test_what_is_in_work_is_counted_over_all_workers(tmp_path: Path, workers: int) -> None:
-    make_bundle(tmp_path / "models", graph=slow_graph(), batching={"max_batch_size": 1})
+    make_bundle(tmp_path / "models", graph=slow_graph(2000), batching={"max_batch_size": 1})
     keys = write(tmp_path / "keys.jsonl", line("s", "shop", concurrency=3))
     with serving(tmp_path / "models", workers, api_keys_file=keys) as server, many(server) as connections:
         answers: list[int] = []

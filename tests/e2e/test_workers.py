@@ -42,10 +42,6 @@ def infer(server: Server, rows: int = 1, name: str = "x") -> int:
     return post(server, "/v2/models/swap/infer", {"inputs": [tensor]})[0]
 
 
-def reached(server: Server) -> list[float]:
-    return [server.metric("inferd_worker_requests_total", f'worker="{worker}"') for worker in (0, 1)]
-
-
 def pid_of(server: Server, worker: int) -> int:
     """The process that serves, or served last, as `worker`."""
     pattern = rf"worker {worker} \(process (\d+)\) serves"
@@ -55,10 +51,10 @@ def pid_of(server: Server, worker: int) -> int:
 
 
 def test_metrics_and_statistics_are_those_of_both_workers_together(server: Server) -> None:
-    before = reached(server)
+    before = server.answered()
     assert [infer(server, rows=2) for _ in range(REQUESTS)] == [200] * REQUESTS
     assert [infer(server, name="unknown") for _ in range(REQUESTS)] == [400] * REQUESTS
-    assert all(now > then + 4 for now, then in zip(reached(server), before, strict=True)), "a worker was not reached"
+    assert all(now > then + 4 for now, then in zip(server.answered(), before, strict=True)), "a worker was not reached"
 
     assert server.metric("inferd_request_duration_seconds_count") == 2 * REQUESTS
     assert server.metric("inferd_batch_size_sum") == 2 * REQUESTS
@@ -82,11 +78,11 @@ def test_metrics_and_statistics_are_those_of_both_workers_together(server: Serve
     ids=["none", "wrong", "right"],
 )
 def test_the_admin_key_is_asked_for_by_both_workers(server: Server, headers: dict[str, str], status: int) -> None:
-    before = reached(server)
+    before = server.answered()
     for action in ("load", "unload"):
         answers = [post(server, f"/v2/repository/models/swap/{action}", {}, headers)[0] for _ in range(8)]
         assert answers == [status] * 8
-    assert all(now > then for now, then in zip(reached(server), before, strict=True)), "a worker was not reached"
+    assert all(now > then for now, then in zip(server.answered(), before, strict=True)), "a worker was not reached"
 
 
 def test_the_queue_is_bounded_in_both_workers(tmp_path: Path) -> None:
@@ -102,7 +98,7 @@ def test_the_queue_is_bounded_in_both_workers(tmp_path: Path) -> None:
             answers.append((response.status, response.getheader("retry-after")))
 
     with running_server(models=tmp_path, workers=2, max_queue_rows=4) as server:
-        before = reached(server)
+        before = server.answered()
         threads = [threading.Thread(target=ask, args=(server,)) for _ in range(40)]
         for thread in threads:
             thread.start()
@@ -110,7 +106,7 @@ def test_the_queue_is_bounded_in_both_workers(tmp_path: Path) -> None:
             thread.join()
         assert {status for status, _ in answers} == {200, 429}
         assert all((retry is not None) == (status == 429) for status, retry in answers)
-        assert all(now > then for now, then in zip(reached(server), before, strict=True)), "a worker was not reached"
+        assert all(now > then for now, then in zip(server.answered(), before, strict=True)), "a worker was not reached"
 
 
 def test_a_worker_that_is_killed_is_replaced_and_no_total_falls(server: Server) -> None:
@@ -123,9 +119,9 @@ def test_a_worker_that_is_killed_is_replaced_and_no_total_falls(server: Server) 
     wait_until(lambda: pid_of(server, 1) != victim)
     assert server.metric("inferd_worker_restarts_total") == 1
     assert server.metric("inferd_batch_size_count") == counted
-    before = reached(server)
+    before = server.answered()
     assert [infer(server) for _ in range(REQUESTS)] == [200] * REQUESTS
-    assert all(now > then for now, then in zip(reached(server), before, strict=True)), "a worker was not reached"
+    assert all(now > then for now, then in zip(server.answered(), before, strict=True)), "a worker was not reached"
     assert server.metric("inferd_batch_size_count") == counted + REQUESTS
 
 
@@ -178,7 +174,7 @@ def test_connections_that_come_at_once_are_shared_also_after_others_have_gone(se
     request = b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n"
     shared = []
     for _ in range(6):
-        before = reached(server)
+        before = server.answered()
         with ExitStack() as opened:
             sockets = [
                 opened.enter_context(socket.create_connection(("127.0.0.1", server.port), 30)) for _ in range(32)
@@ -187,7 +183,7 @@ def test_connections_that_come_at_once_are_shared_also_after_others_have_gone(se
                 one.sendall(request)
             for one in sockets:
                 assert one.recv(1000).startswith(b"HTTP/1.1 200")
-            gained = [now - then for now, then in zip(reached(server), before, strict=True)]
+            gained = [now - then for now, then in zip(server.answered(), before, strict=True)]
         assert sum(gained) >= 32
         shared.append(min(gained))
     # A worker that the machine gives no time within 20 ms loses its turn.
