@@ -1,27 +1,23 @@
 """The queue and the one run in flight of a stateless graph: the thin, acting half of batching.
 
-`policy` decides; this module keeps what waits, starts runs and hands out answers. There is no timer that holds a
-request back: requests that arrive in one pass of the event loop share a batch, and while a run is in flight the next
-batch forms. The batcher is passive: it is driven by arrivals and by the end of runs, so there is no background task
-that someone must own, or that could die unseen.
+`policy` decides; this module keeps what waits and starts runs, and `batch` is what runs and is answered. There is no
+timer that holds a request back: requests that arrive in one pass of the event loop share a batch, and while a run is in
+flight the next batch forms. The batcher is passive: it is driven by arrivals and by the end of runs, so there is no
+background task that someone must own, or that could die unseen.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeVar
 
-import msgspec
-
-from service.batching.arrays import gather, layout, misfit, scatter
+from service.batching.arrays import layout, misfit
+from service.batching.batch import Batch, Done, Flaw, Outcome, Ran, Request, Run, Runner, failure_of
 from service.batching.overload import Overload
 from service.batching.policy import (
     PRIORITY_LEVELS,
-    Cause,
     LatencyProfile,
     Limits,
     Waiting,
@@ -33,13 +29,10 @@ from service.batching.policy import (
     overloaded_wait_s,
 )
 from service.batching.records import Answer, BatcherStatistics, BatchReport
-from service.errors import BadInput, DeadlineExceeded, InferdError, NotReady, Overloaded, RuntimeFailure
+from service.errors import BadInput, DeadlineExceeded, InferdError, NotReady, Overloaded
 from service.tensors import Arrays
 
-logger = logging.getLogger(__name__)
-
 T = TypeVar("T")
-Run: TypeAlias = Callable[[Arrays], Arrays]
 
 INLINE_S = 0.001
 """What is predicted to run for less costs less in the event loop than a thread would."""
@@ -59,63 +52,6 @@ class RunBlocking(Protocol):
 
     def __call__(self, work: Callable[[], T], /) -> Awaitable[T]:
         """Start `work` at once and return what awaits its result."""
-
-
-Flaw: TypeAlias = Callable[[Arrays], InferdError | None]
-"""Says what is wrong with an answer, if anything is."""
-
-Done: TypeAlias = Callable[["Answer | InferdError"], object]
-"""Told what became of a request, once, in the event loop; it may not raise."""
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """What waits; itself alone equal to itself, so that it is its own key. To whoever asked it is a receipt.
-
-    Attributes:
-        inputs: of the graph.
-        waiting: what the policy sees.
-        level: of its priority.
-        done: told what became of it, unless it is withdrawn.
-        timer: of its deadline.
-        is_over: whether it was answered or withdrawn.
-        future: by which it is withdrawn too, if it is cancelled.
-    """
-
-    inputs: Arrays
-    waiting: Waiting
-    level: int
-    done: Done
-    timer: asyncio.TimerHandle | None = None
-    is_over: bool = False
-    future: asyncio.Future[Answer] | None = None
-
-
-class _Batch(msgspec.Struct):
-    requests: Sequence[Request]
-    rows: int
-    cause: Cause
-    started_at: float
-    predicted_end: float
-    compute_s: float = 0.0
-
-
-class _Result(msgspec.Struct, frozen=True):
-    """What a run gave: the outputs of each request in order, or its error; and where the time went."""
-
-    shares: Sequence[Arrays | InferdError]
-    input_s: float
-    infer_s: float
-    output_s: float
-
-
-class _Apart(msgspec.Struct, frozen=True):
-    """What became of each request of a batch that failed, when it was run alone."""
-
-    outcomes: Sequence[_Result | InferdError]
-
-
-Outcome: TypeAlias = _Result | _Apart | InferdError
 
 
 class Batcher:
@@ -156,7 +92,6 @@ class Batcher:
     ) -> None:
         if not batched and limits.max_batch_rows != 1:
             raise ValueError(f"a model without a batch axis runs 1 row at once, not {limits.max_batch_rows}")
-        self._run = run
         self._profile = profile
         self._limits = limits
         self._run_blocking = run_blocking
@@ -168,11 +103,11 @@ class Batcher:
         self._inline_below_s = inline_below_s
         self._batches_apart = 0  # so many more go to a thread, however short they are predicted to be
         self._batched = batched
-        self._flaw = flaw
+        self._runner = Runner(run, clock=self._clock, batched=batched, flaw=flaw)
 
         self._queues: tuple[dict[Request, None], ...] = tuple({} for _ in range(PRIORITY_LEVELS))  # oldest first
         self._queued_rows = [0] * PRIORITY_LEVELS
-        self._running: _Batch | None = None
+        self._running: Batch | None = None
         self._in_flight: asyncio.Future[Outcome] | None = None  # held, as the loop holds tasks only weakly
         self._idle = asyncio.Event()  # set: no run in flight, no dispatch scheduled
         self._idle.set()
@@ -182,7 +117,7 @@ class Batcher:
         full_s = profile.seconds(limits.full_rows)
         self._row_s = full_s / limits.full_rows
         self._overload = Overload(self._clock(), batch_rows=limits.full_rows, batch_s=full_s)
-        self._last: _Batch | None = None  # that was followed by what waited for its end
+        self._last: Batch | None = None  # that was followed by what waited for its end
 
     async def submit(self, inputs: Arrays, rows: int, deadline: float | None = None, priority: int = 0) -> Answer:
         """Wait for the answer of `submit_nowait`; cancelling withdraws the request."""
@@ -290,7 +225,7 @@ class Batcher:
 
     def _expire(self, request: Request) -> None:
         self._dequeue(request)
-        _tell(request, DeadlineExceeded("the deadline would come before the model could answer; it did not run"))
+        request.tell(DeadlineExceeded("the deadline would come before the model could answer; it did not run"))
 
     def _in_order(self, seen: list[Request]) -> Iterator[Waiting]:
         """Yield what waits in the order in which it is to be served, and note in `seen` whose each one is."""
@@ -304,7 +239,7 @@ class Batcher:
         """Start the next batch; rest if nothing waits."""
         now = self._clock()
         if (last := self._last) and any(self._queued_rows):
-            self._slowdown = adapted(self._slowdown, last.predicted_end - last.started_at, now - last.started_at)
+            self._slowdown = adapted(self._slowdown, last.predicted_s, now - last.started_at)
         self._last = None
         seen: list[Request] = []
         decision = next_batch(self._in_order(seen), now, self._profile, self._limits)
@@ -320,14 +255,13 @@ class Batcher:
         rows = sum(request.waiting.rows for request in requests)
         self._overload.leave(rows)
         predicted_s = self._profile.seconds(rows)
-        batch = self._running = _Batch(requests, rows, decision.cause, now, now + predicted_s)
-        attempt = partial(self._attempt, requests, rows)
+        batch = self._running = Batch(requests, rows, decision.cause, now, now + predicted_s)
         if self._may_run_inline(predicted_s):
-            self._finish(batch, outcome := attempt())
-            _hand_out(batch, outcome)
+            self._finish(batch, outcome := self._runner.run(batch))
+            batch.hand_out(outcome)
             self._loop.call_soon(self._dispatch)  # not at once: the loop serves others between runs
         else:
-            self._in_flight = self._start(attempt, self._run_long if predicted_s > self._long_s else self._run_blocking)
+            self._in_flight = self._start(batch, self._run_long if predicted_s > self._long_s else self._run_blocking)
             self._in_flight.add_done_callback(partial(self._collect, batch))
 
     def _may_run_inline(self, predicted_s: float) -> bool:
@@ -338,59 +272,33 @@ class Batcher:
             return False
         return True
 
-    def _attempt(self, requests: Sequence[Request], rows: int) -> Outcome:
-        """Run a batch, and where it fails each request alone, so that only those fail that are at fault."""
-        outcome = self._attempt_once(requests, rows)
-        if isinstance(outcome, InferdError) and len(requests) > 1:
-            return _Apart([self._attempt_once([one], one.waiting.rows) for one in requests])
-        return outcome
-
-    def _attempt_once(self, requests: Sequence[Request], rows: int) -> _Result | InferdError:
-        """Run a batch; an error is returned, not raised, so that a run ends alike in the loop and in a thread."""
-        clock = self._clock
+    def _start(self, batch: Batch, run_blocking: RunBlocking) -> asyncio.Future[Outcome]:
         try:
-            started = clock()
-            inputs = gather([request.inputs for request in requests])
-            joined = clock()
-            outputs = self._run(inputs)
-            ran = clock()
-            if self._batched and (wrong := misfit(outputs, rows)):
-                raise RuntimeFailure(f"the model is at fault: output {wrong}")
-            shares: list[Arrays | InferdError] = list(scatter(outputs, [request.waiting.rows for request in requests]))
-            if (flaw := self._flaw) and flaw(outputs):
-                shares = [flaw(share) or share for share in shares]  # type: ignore[arg-type] # none is an error yet
-            return _Result(shares, joined - started, ran - joined, clock() - ran)
-        except Exception as error:
-            return _failure(error)
-
-    def _start(self, attempt: Callable[[], Outcome], run_blocking: RunBlocking) -> asyncio.Future[Outcome]:
-        try:
-            return asyncio.ensure_future(run_blocking(attempt))
+            return asyncio.ensure_future(run_blocking(partial(self._runner.run, batch)))
         except Exception as error:  # an executor that was shut down refuses at once
             refused: asyncio.Future[Outcome] = self._loop.create_future()
-            refused.set_result(_failure(error))
+            refused.set_result(failure_of(error))
             return refused
 
-    def _collect(self, batch: _Batch, run: asyncio.Future[Outcome]) -> None:
+    def _collect(self, batch: Batch, run: asyncio.Future[Outcome]) -> None:
         self._in_flight = None
         try:
             outcome = run.result()
         except (Exception, asyncio.CancelledError) as error:
-            outcome = _failure(error)
+            outcome = failure_of(error)
         self._finish(batch, outcome)
-        self._loop.call_soon(_hand_out, batch, outcome)
+        self._loop.call_soon(batch.hand_out, outcome)
         self._dispatch()  # at once: the next run need not wait until these answers are sent
 
-    def _finish(self, batch: _Batch, outcome: Outcome) -> None:
+    def _finish(self, batch: Batch, outcome: Outcome) -> None:
         """Take note of what a run gave."""
         self._running, self._last = None, batch
         compute_s = batch.compute_s = self._clock() - batch.started_at
-        predicted_s = batch.predicted_end - batch.started_at
-        if predicted_s < self._inline_below_s and compute_s > _FAR_TOO_LONG_S:
+        if batch.predicted_s < self._inline_below_s and compute_s > _FAR_TOO_LONG_S:
             self._batches_apart = _BATCHES_APART
         self._batches += 1
         self._rows += batch.rows
-        if not isinstance(outcome, _Result):
+        if not isinstance(outcome, Ran):
             self._failed_batches += 1
             self._report(BatchReport(batch.cause, batch.rows, len(batch.requests), compute_s, failed=True))
             return
@@ -400,54 +308,6 @@ class Batcher:
     def _report(self, report: BatchReport) -> None:
         if self._on_batch:
             self._loop.call_soon(self._on_batch, report)  # by the loop, so that its failure stays its own
-
-
-def _failure(error: BaseException) -> InferdError:
-    """Keep an error of our own; wrap a foreign one, as its cause."""
-    if isinstance(error, InferdError):
-        return error
-    failure = RuntimeFailure(f"the model failed: {error!r}")
-    failure.__cause__ = error
-    return failure
-
-
-def _hand_out(batch: _Batch, outcome: Outcome) -> None:
-    """Tell those of a batch who still listen what became of their requests."""
-    if isinstance(outcome, _Result):
-        times = (outcome.input_s, outcome.infer_s, outcome.output_s)
-        for request, outputs in zip(batch.requests, outcome.shares, strict=True):
-            queued_at = request.waiting.enqueued_at
-            queue_s = batch.started_at - queued_at
-            _tell(
-                request,
-                outputs
-                if isinstance(outputs, InferdError)
-                else Answer(outputs, queue_s, batch.compute_s, batch.rows, *times, queued_at),
-            )
-        return
-    outcomes = outcome.outcomes if isinstance(outcome, _Apart) else [outcome] * len(batch.requests)
-    for request, own in zip(batch.requests, outcomes, strict=True):
-        _tell(request, own if isinstance(own, InferdError) else _answer_alone(request, own, batch))
-
-
-def _answer_alone(request: Request, result: _Result, batch: _Batch) -> Answer | InferdError:
-    """The answer to a request that ran alone after its batch had failed."""
-    (outputs,) = result.shares
-    if isinstance(outputs, InferdError):
-        return outputs
-    queued_at = request.waiting.enqueued_at
-    times = (result.input_s, result.infer_s, result.output_s)
-    return Answer(outputs, batch.started_at - queued_at, batch.compute_s, request.waiting.rows, *times, queued_at)
-
-
-def _tell(request: Request, outcome: Answer | InferdError) -> None:
-    if request.is_over:
-        return
-    request.is_over = True
-    try:
-        request.done(outcome)
-    except Exception:
-        logger.exception("what was to become of an answer failed")
 
 
 def _resolve(future: asyncio.Future[Answer], outcome: Answer | InferdError) -> None:
