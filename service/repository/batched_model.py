@@ -73,7 +73,7 @@ class GraphModel(Model):
         self._runs = ThreadPoolExecutor(1, thread_name_prefix=f"run-{self.name}")
         self._long_runs = ThreadPoolExecutor(1, thread_name_prefix=f"long-run-{self.name}", initializer=step_back)
         self._batcher = Batcher(
-            bundle.session.run,
+            bundle.run,
             profile=profile,
             limits=limits,
             run_blocking=partial(asyncio.get_running_loop().run_in_executor, self._runs),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from service.runtime.probe import ROWS, find_example
 from service.runtime.profile import measure_latency
 from service.runtime.runs import ModelRuns, Runs
 from service.runtime.session import OnnxSession
+from service.runtime.spread import SpreadSession
 from service.settings import Settings
 from service.tasks import TASKS, AnyTask
 from service.tasks.base import TaskLimits
@@ -101,6 +103,8 @@ class Bundle:
         examples: inputs to time each graph with, several rows where there is a batch; those that are not there are not
             known.
         profiles: how long runs of those of its graphs take of which it is known.
+        wide: the graph that batches are made for once more, on more threads, for runs that have the machine to
+            themselves; None = those are like others.
     """
 
     folder: BundleFolder
@@ -112,11 +116,19 @@ class Bundle:
     batched: bool
     examples: Mapping[str, Arrays]
     profiles: Profiles = field(default_factory=dict)
+    wide: OnnxSession | None = None
 
     @property
     def session(self) -> OnnxSession:
         """The graph that batches are made for."""
         return self.sessions[self.task.graphs[-1]]
+
+    @property
+    def run(self) -> Callable[[Arrays], Arrays]:
+        """What runs a batch."""
+        if self.wide and (runs := self.session.runs):
+            return SpreadSession(self.session, self.wide, runs, rows_of=self._rows_of).run
+        return self.session.run
 
     @property
     def most_rows(self) -> int:
@@ -130,32 +142,58 @@ class Bundle:
             shape is not None and not any(isinstance(size, str) for size in shape[self.batched :]) for shape in shapes
         )
 
+    def _rows_of(self, inputs: Arrays) -> int:
+        return len(next(iter(inputs.values()))) if self.batched else 1
+
+    def example_of(self, rows: int, role: str | None = None) -> Arrays:
+        """So many rows of inputs that a graph runs on, by default the one that batches are made for.
+
+        Raises:
+            KeyError: none are known.
+        """
+        example = self.examples[role or self.task.graphs[-1]]
+        if not self.batched:
+            return example
+        return {name: np.resize(array, (rows, *array.shape[1:])) for name, array in example.items()}
+
     def measure_latency(self, role: str | None = None, *, budget_s: float = 1.0) -> tuple[tuple[int, float], ...]:
         """Time a graph, by default the one that batches are made for, by batch size: (rows, seconds).
 
         This takes about as long as said, and blocks. Nothing is timed, and there are no points, where nobody knows how
         large requests are: inputs that were made up for a graph say nothing of axes that it leaves open.
         """
-        session = self.sessions[role] if role else self.session
-        example = self.examples.get(role or self.task.graphs[-1])
+        role = role or self.task.graphs[-1]
+        session = self.sessions[role]
         fixed = self.is_fixed(session)
-        if example is None or not (fixed or self.manifest.golden):
+        if role not in self.examples or not (fixed or self.manifest.golden):
             return ()
-
-        def rows_of(count: int) -> Arrays:
-            if not self.batched:
-                return example
-            return {name: np.resize(array, (count, *array.shape[1:])) for name, array in example.items()}
-
         most = self.most_rows if session is self.session else self.max_batch_rows
         points = measure_latency(
             session.run,
-            rows_of,
+            partial(self.example_of, role=role),
             max_rows=most,
             budget_s=budget_s,
             run_clock=time.thread_time if session.is_of_one_thread else time.perf_counter,
         )
         return points if fixed else tuple((rows, max(seconds, _VARYING_S)) for rows, seconds in points)
+
+    def load_wide(self, options: LoadOptions, threads: int) -> OnnxSession:
+        """Load the graph that batches are made for once more, to run on so many threads that spin. This blocks.
+
+        Raises:
+            BundleRefused, NotReady: see `OnnxSession`.
+        """
+        graph = self.session.graph
+        return OnnxSession(
+            self.folder.path,
+            graph,
+            providers=options.providers,
+            threads=threads,
+            spins=True,
+            insist=options.insist,
+            entry=None if self.folder.is_bare else self.manifest.files[graph.file],
+            runs=self.session.runs,
+        )
 
     def predict(self, inputs: object, parameters: Mapping[str, object]) -> object:
         """Answer one request right here, with no batching: for the command line.

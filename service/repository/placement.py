@@ -31,10 +31,12 @@ class Tuning(msgspec.Struct, frozen=True):
     Attributes:
         profiles: how long its graphs take then, where that is known.
         threads: of one run; 0 = as many as the server's settings say.
+        wide_threads: of a run that has the machine to itself; 0 = as many as of others.
     """
 
     profiles: dict[str, Points] = {}
     threads: int = 0
+    wide_threads: int = 0
 
 
 class Placement(msgspec.Struct, frozen=True):

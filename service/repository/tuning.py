@@ -1,8 +1,9 @@
 """On how many threads a bundle runs: on the worker's share of the cores, or, if its runs are long, on all of them.
 
-Small models gain nothing by threads, and workers use the cores side by side. The run of a large one takes so long that
-whoever asks alone should have every core for it; where all workers run at once, they share the cores as they would
-have shared them anyway.
+Workers use the cores side by side, so one thread each is best for small models; but a run that has the machine to
+itself may have all cores, and has them where that is sooner done (`runtime/spread.py`). The run of a large one takes so
+long that it always has every core; where all workers run at once, they share the cores as they would have shared them
+anyway.
 """
 
 from __future__ import annotations
@@ -16,13 +17,21 @@ from service.repository.placement import Tuning
 from service.repository.profiles import Profiling
 from service.repository.scan import BundleFolder
 from service.runtime.devices import CPU
+from service.runtime.probe import ROWS
+from service.runtime.spread import answer_alike
+from service.tasks.image_generation import ImageGeneration
 
 logger = logging.getLogger(__name__)
 
 LONG_S = 0.005
 """A row takes so long, on the usual threads, if more are tried."""
+SHORT_S = 0.0002
+"""A row that takes less, on one thread, is done before others have begun."""
 WORTH = 0.75
 """More threads are taken if a row takes at most this share of the time then."""
+
+_MOST_PARAMETERS = 2**23
+"""A larger graph is not held twice."""
 
 
 def load_tuned(folder: BundleFolder, options: LoadOptions, profiling: Profiling) -> Bundle:
@@ -35,8 +44,10 @@ def load_tuned(folder: BundleFolder, options: LoadOptions, profiling: Profiling)
     row_s = _row_s(usual)
     if usual.manifest.is_stepped or usual.session.provider != CPU or options.most_threads <= options.threads:
         return usual
-    if row_s is None or row_s <= LONG_S:
+    if row_s is None:
         return usual
+    if row_s <= LONG_S:
+        return _with_wide(usual, options) if row_s >= SHORT_S else usual
     wide = _timed(load_bundle(folder, replace(options, threads=options.most_threads)), profiling)
     wide_s = _row_s(wide)
     if wide_s is None or wide_s > WORTH * row_s:
@@ -59,12 +70,24 @@ def load_as_tuned(folder: BundleFolder, options: LoadOptions, tuning: Tuning) ->
         BundleRefused, NotReady: see `load_bundle`.
     """
     bundle = load_bundle(folder, replace(options, threads=tuning.threads or options.threads))
-    return replace(bundle, profiles=tuning.profiles)
+    wide = bundle.load_wide(options, tuning.wide_threads) if tuning.wide_threads else None
+    return replace(bundle, profiles=tuning.profiles, wide=wide)
 
 
 def tuning_of(bundle: Bundle) -> Tuning:
     """How `bundle` was loaded, for others to do it alike."""
-    return Tuning(dict(bundle.profiles), bundle.session.threads)
+    return Tuning(dict(bundle.profiles), bundle.session.threads, bundle.wide.threads if bundle.wide else 0)
+
+
+def _with_wide(bundle: Bundle, options: LoadOptions) -> Bundle:
+    """`bundle`, which may run on all cores what runs alone, if its answers are the same then."""
+    session = bundle.session
+    if not (bundle.examples and session.is_of_one_thread and bundle.is_fixed(session)):
+        return bundle
+    if session.parameters > _MOST_PARAMETERS or isinstance(bundle.task, ImageGeneration):
+        return bundle
+    wide = bundle.load_wide(options, options.most_threads)
+    return replace(bundle, wide=wide) if answer_alike(session, wide, bundle.example_of(ROWS)) else bundle
 
 
 def _timed(bundle: Bundle, profiling: Profiling) -> Bundle:

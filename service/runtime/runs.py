@@ -1,12 +1,14 @@
 """Which graphs run in this process right now: those that take too long are ended, and those it died of are known.
 
 ONNX Runtime ends a run between two of its nodes when it is asked to, by whichever thread. And of a process that native
-code has killed nobody can ask what it was at, so that stands in memory which whoever started it sees too.
+code has killed nobody can ask what it was at, so that stands in memory which whoever started it sees too. So do the
+other workers: behind the records is a byte for each of them, 1 while there is a run.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import mmap
 import struct
 import threading
@@ -27,7 +29,11 @@ _PLACES: Final = 64
 _RECORD = struct.Struct("=d64sI4x")
 """When a run began (0: there is none), and of which model and version."""
 _BEGAN = struct.Struct("=d")
+_SIZE: Final = _PLACES * (_RECORD.size + 1)
+"""Bytes of a worker."""
 _LOOK_EVERY_S = 1.0
+_ALONE_AFTER_S = 0.05
+"""Whoever has seen others run may be said to be alone again once nobody was seen for so long."""
 
 
 class Running(NamedTuple):
@@ -45,18 +51,20 @@ class Run:
         options: ONNX Runtime's, by which it is ended.
         began: when it did; 0 while there is none.
         overdue: whether it has been ended.
-        memory: where it is told
-        place: and at which byte.
+        memory: where it is told,
+        place: at which byte,
+        flag: and at which byte it is told that there is one.
     """
 
-    __slots__ = ("began", "memory", "options", "overdue", "place")
+    __slots__ = ("began", "flag", "memory", "options", "overdue", "place")
 
-    def __init__(self, memory: mmap.mmap | bytearray, place: int) -> None:
+    def __init__(self, memory: mmap.mmap | bytearray, place: int, flag: int) -> None:
         self.options = ort.RunOptions()
         self.began = 0.0
         self.overdue = False
         self.memory = memory
         self.place = place
+        self.flag = flag
 
 
 class Runs:
@@ -81,9 +89,10 @@ class Runs:
         self.clock = clock
         self.idle: list[Run] = []
         self._all: list[Run] = []
-        self._memory = memory or mmap.mmap(-1, _PLACES * _RECORD.size)
-        begin = own * _PLACES * _RECORD.size
-        self._places = deque(range(begin, begin + _PLACES * _RECORD.size, _RECORD.size))
+        self._memory = memory or mmap.mmap(-1, _SIZE)
+        self._flags = len(self._memory) // _SIZE * _PLACES * _RECORD.size  # where they begin
+        self._places = deque(range(own * _PLACES, (own + 1) * _PLACES))
+        self._seen_others = -math.inf
         self._changing = threading.Lock()
         self._closed = threading.Event()
         self._watching: threading.Thread | None = None
@@ -95,7 +104,11 @@ class Runs:
     def add(self) -> Run:
         """Make room for one more run than there ever was at a time."""
         with self._changing:
-            run = Run(self._memory, self._places.popleft()) if self._places else Run(bytearray(_RECORD.size), 0)
+            if self._places:
+                place = self._places.popleft()
+                run = Run(self._memory, place * _RECORD.size, self._flags + place)
+            else:
+                run = Run(bytearray(_RECORD.size + 1), 0, _RECORD.size)
             self._all = [*self._all, run]
             if not self._watching:
                 self._watching = threading.Thread(target=self._watch, name="runs", daemon=True)
@@ -107,7 +120,7 @@ class Runs:
         with self._changing:
             self._all = [one for one in self._all if one is not run]
             if run.memory is self._memory:
-                self._places.append(run.place)
+                self._places.append(run.flag - self._flags)
 
     def end_overdue(self) -> None:
         """End what has taken too long by now."""
@@ -121,6 +134,14 @@ class Runs:
                 run.overdue = False
                 continue
             run.options.terminate = True
+
+    def are_none(self) -> bool:
+        """Whether nothing runs now in any worker, and whoever asked before has seen nothing for a moment either."""
+        now = self.clock()
+        if b"\1" in self._memory[self._flags :]:
+            self._seen_others = now
+            return False
+        return now - self._seen_others > _ALONE_AFTER_S
 
     def close(self) -> None:
         """Watch no longer."""
@@ -149,6 +170,10 @@ class ModelRuns:
         """How long one may take."""
         return self._runs.longest_s
 
+    def is_alone(self) -> bool:
+        """Whether a run that begins now would have the machine to itself, as far as workers can tell."""
+        return self._runs.are_none()
+
     def begin(self) -> Run:
         """Begin a run, which is to have the options of what comes back."""
         try:
@@ -157,11 +182,13 @@ class ModelRuns:
             run = self._runs.add()
         began = run.began = self._runs.clock()
         _RECORD.pack_into(run.memory, run.place, began, self._name, self._version)
+        run.memory[run.flag] = 1
         return run
 
     def end(self, run: Run) -> None:
         """Tell that a run is over, well or not."""
         run.began = 0.0
+        run.memory[run.flag] = 0
         _BEGAN.pack_into(run.memory, run.place, 0.0)
         if run.overdue:
             self._runs.give_up(run)
@@ -185,7 +212,7 @@ def make_runs(workers: int) -> int:
     Raises:
         OSError: there is no room for it.
     """
-    return make_memory(workers * _PLACES * _RECORD.size)
+    return make_memory(workers * _SIZE)
 
 
 def open_runs(descriptor: int) -> mmap.mmap:
@@ -198,5 +225,7 @@ def take_running(memory: mmap.mmap, worker: int) -> list[Running]:
     begin, length = worker * _PLACES * _RECORD.size, _PLACES * _RECORD.size
     records = _RECORD.iter_unpack(memory[begin : begin + length])
     memory[begin : begin + length] = bytes(length)
+    flags = len(memory) // _SIZE * length + worker * _PLACES
+    memory[flags : flags + _PLACES] = bytes(_PLACES)
     found = [Running(began, name.rstrip(b"\0").decode(errors="replace"), one) for began, name, one in records if began]
     return sorted(found)

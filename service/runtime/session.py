@@ -40,6 +40,7 @@ class OnnxSession:
         graph: what the manifest says of the graph; or the name of its file, which is then asked itself.
         providers: execution providers, the preferred one first.
         threads: of one run.
+        spins: whether those keep their cores while they wait for each other in a run; after it they let go of them.
         insist: whether not getting the preferred provider is an error; else the next one is taken, and logged.
         entry: what the manifest says of the file, if there is one.
         runs: where its runs are told, and ended when they take too long; None = nowhere, and never.
@@ -56,6 +57,7 @@ class OnnxSession:
         *,
         providers: Sequence[str],
         threads: int,
+        spins: bool = False,
         insist: bool = True,
         entry: FileEntry | None = None,
         runs: ModelRuns | None = None,
@@ -66,9 +68,10 @@ class OnnxSession:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # errors are raised, and reach the log with their request
-        # Spinning threads take the core that the event loop and the other models need.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._runs = runs
+        # Spinning threads take the core that the event loop and the other models need; after a run they all do.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spins else "0")
+        options.add_session_config_entry("session.force_spinning_stop", "1" if spins else "0")
+        self.runs = runs
         self._session = _create(file, read.content, options, providers, insist=insist)
         self.threads = threads
         self.provider: str = self._session.get_providers()[0]
@@ -106,7 +109,7 @@ class OnnxSession:
         Raises:
             RuntimeFailure: ONNX Runtime failed, or was ended; OutOfMemory if it got no more memory.
         """
-        run = self._runs.begin() if self._runs else None
+        run = self.runs.begin() if self.runs else None
         options = run.options if run else None
         try:
             if self._answers_bf16:
@@ -118,15 +121,15 @@ class OnnxSession:
                 inputs = {name: _value(array) if array.dtype == _BF16 else array for name, array in inputs.items()}
             return dict(zip(self._outputs, self._session.run(self._outputs, inputs, options), strict=True))
         except Exception as error:  # as above
-            if self._runs and run and run.overdue:
+            if self.runs and run and run.overdue:
                 raise RuntimeFailure(
-                    f"{self.graph.file}: the run was ended after {self._runs.longest_s:.3g} s, which is the limit"
+                    f"{self.graph.file}: the run was ended after {self.runs.longest_s:.3g} s, which is the limit"
                 ) from error
             kind = OutOfMemory if _is_of_memory(error) else RuntimeFailure
             raise kind(f"{self.graph.file}: ONNX Runtime failed ({error})") from error
         finally:
-            if self._runs and run:
-                self._runs.end(run)
+            if self.runs and run:
+                self.runs.end(run)
 
     def check_shapes(self, outputs: Arrays) -> None:
         """See that outputs have the shapes that the graph declares, which ONNX Runtime only warns of.

@@ -58,12 +58,13 @@ def model_config(model: Model, versions: Sequence[int]) -> dict[str, Any]:
             "priority_levels": PRIORITY_LEVELS,
             "default_priority_level": DEFAULT_PRIORITY_LEVEL,
         }
-    if model.bundle.profiles:
+    bundle = model.bundle
+    if bundle.profiles:
         # Triton has no place for it but this one, which is for whatever a backend has to say.
-        config["parameters"] = {
-            f"latency_profile.{role}": {"string_value": json.dumps(points)}
-            for role, points in model.bundle.profiles.items()
-        }
+        said = {f"latency_profile.{role}": json.dumps(points) for role, points in bundle.profiles.items()}
+        said["threads"] = str(bundle.session.threads)
+        said["threads_alone"] = str((bundle.wide or bundle.session).threads)
+        config["parameters"] = {name: {"string_value": value} for name, value in said.items()}
     return config
 
 

@@ -358,7 +358,7 @@ def test_a_generator_that_fails_fails_the_request_and_the_next_is_answered(
                 raise ZeroDivisionError("it broke")
 
             with monkeypatch.context() as patch:
-                patch.setattr(model._batcher, "_run", broken)
+                patch.setattr(model._batcher._runner, "_run", broken)
                 with pytest.raises(RuntimeFailure, match="it broke"):
                     await model.draw(asked(model, "dark"))
             await model.draw(asked(model, "dark"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ from service.repository.bundle import Bundle, LoadOptions, load_bundle
 from service.repository.placement import Points, Profiles, Tuning
 from service.repository.profiles import Profiling
 from service.repository.scan import BundleFolder
-from service.repository.tuning import LONG_S, WORTH, load_as_tuned, load_tuned, tuning_of
+from service.repository.tuning import LONG_S, SHORT_S, WORTH, load_as_tuned, load_tuned, tuning_of
+from service.runtime.runs import Runs
 from service.settings import Settings
 from service.tasks.base import TaskLimits
 from tests.bundles import identities_graph, make_bare, make_bundle
+from tests.image_bundles import make_image_bundle
 from tests.text_bundles import make_text_bundle
 
 
@@ -72,6 +75,47 @@ def test_others_are_not_even_tried(models: Path, row_s: float | None) -> None:
     said = Said({1: row_s})
     assert load_tuned(folder_of(make_bundle(models)), options(), said).session.threads == 1
     assert said.asked == [1]
+
+
+@pytest.mark.parametrize(
+    ("row_s", "threads"),
+    [
+        pytest.param(SHORT_S, 4, id="just long enough"),
+        pytest.param(LONG_S, 4, id="just not long"),
+        pytest.param(SHORT_S * 0.99, 0, id="too short"),
+        pytest.param(None, 0, id="nobody knows"),
+    ],
+)
+def test_what_runs_alone_may_have_all_threads(models: Path, row_s: float | None, threads: int) -> None:
+    bundle = load_tuned(folder_of(make_bundle(models)), options(), Said({1: row_s}))
+    assert bundle.session.threads == 1
+    assert (bundle.wide.threads if bundle.wide else 0) == threads
+    assert tuning_of(bundle).wide_threads == threads
+    other = load_as_tuned(folder_of(make_bundle(models, "other")), options(), tuning_of(bundle))
+    assert (other.session.threads, other.wide.threads if other.wide else 0) == (1, threads)
+
+
+def test_a_bundle_that_is_held_twice_answers_as_one(models: Path) -> None:
+    runs = Runs(longest_s=60.0)
+    bundle = load_tuned(folder_of(make_bundle(models)), replace(options(), runs=runs), Said({1: SHORT_S}))
+    assert bundle.wide
+    example = bundle.example_of(3)
+    expected = bundle.session.run(example)["logits"].tobytes()
+    assert {bundle.run(example)["logits"].tobytes() for _ in range(20)} == {expected}
+    runs.close()
+
+
+@pytest.mark.parametrize("graph", ["large", "of the worker's whole share"])
+def test_some_are_never_held_twice(models: Path, monkeypatch: pytest.MonkeyPatch, graph: str) -> None:
+    if graph == "large":
+        monkeypatch.setattr("service.repository.tuning._MOST_PARAMETERS", 3)
+    threads = 1 if graph == "large" else 2
+    said = Said({threads: SHORT_S})
+    assert load_tuned(folder_of(make_bundle(models)), options(threads=threads), said).wide is None
+
+
+def test_pictures_are_drawn_on_one_core_each(models: Path) -> None:
+    assert load_tuned(folder_of(make_image_bundle(models)), options(), Said({1: SHORT_S})).wide is None
 
 
 @pytest.mark.parametrize("most", [0, 1])

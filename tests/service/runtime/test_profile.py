@@ -79,6 +79,19 @@ def test_the_smallest_size_is_measured_whatever_it_takes() -> None:
     assert machine.runs == [1, 1]
 
 
+def test_a_clock_that_stands_still_says_nothing() -> None:
+    machine = Machine(0.01, 0.001)
+    still = measure_latency(
+        machine.run,
+        lambda rows: {"x": np.zeros(rows)},
+        max_rows=2,
+        budget_s=1e9,
+        clock=lambda: machine.now,
+        run_clock=lambda: 7.0,
+    )
+    assert [seconds for _, seconds in still] == pytest.approx([0.011, 0.012])
+
+
 @given(
     max_rows=st.integers(1, 200),
     overhead_s=st.floats(1e-6, 1.0),

@@ -47,6 +47,18 @@ def test_what_runs_is_told_to_whoever_sees_the_memory(descriptor: int) -> None:
     second.close()
 
 
+def test_whoever_died_at_a_run_leaves_others_alone(descriptor: int) -> None:
+    clock = Clock()
+    first, second = (Runs(longest_s=60.0, memory=open_runs(descriptor), own=own, clock=clock) for own in (0, 1))
+    first.of("a", 1).begin()
+    assert not second.are_none()
+    take_running(open_runs(descriptor), 0)
+    clock.now += 1.0
+    assert second.are_none()
+    first.close()
+    second.close()
+
+
 def test_the_longest_comes_first(descriptor: int) -> None:
     clock = Clock()
     runs = Runs(longest_s=60.0, memory=open_runs(descriptor), clock=clock)
