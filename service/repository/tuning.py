@@ -9,6 +9,7 @@ anyway.
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from service.batching.policy import LatencyProfile
@@ -20,6 +21,7 @@ from service.runtime.devices import CPU
 from service.runtime.probe import ROWS
 from service.runtime.spread import answer_alike
 from service.tasks.image_generation import ImageGeneration
+from service.threads import step_back
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +71,22 @@ def load_as_tuned(folder: BundleFolder, options: LoadOptions, tuning: Tuning) ->
     Raises:
         BundleRefused, NotReady: see `load_bundle`.
     """
-    bundle = load_bundle(folder, replace(options, threads=tuning.threads or options.threads))
+    if tuning.threads > options.threads:
+        bundle = _load_to_step_back(folder, options, tuning.threads)
+    else:
+        bundle = load_bundle(folder, replace(options, threads=tuning.threads or options.threads))
     wide = bundle.load_wide(options, tuning.wide_threads) if tuning.wide_threads else None
     return replace(bundle, profiles=tuning.profiles, wide=wide)
+
+
+def _load_to_step_back(folder: BundleFolder, options: LoadOptions, threads: int) -> Bundle:
+    """Load a bundle whose runs are long: others go before its threads, as before the one that asks for a run.
+
+    A thread is as nice as the one that starts it, so ONNX Runtime is asked for them by one that has stepped back. Where
+    it is measured whether they are worth it they don't: who else starts at that moment would decide it.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="load", initializer=step_back) as loading:
+        return loading.submit(load_bundle, folder, replace(options, threads=threads)).result()
 
 
 def tuning_of(bundle: Bundle) -> Tuning:

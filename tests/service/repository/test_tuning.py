@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +71,21 @@ def test_long_runs_get_more_threads_if_those_are_worth_it(
     expected = usual_s if threads == 1 else wide_s
     assert bundle.profiles["model"][0] == (1, expected)
     assert tuning_of(bundle) == Tuning(dict(bundle.profiles), threads)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no nice value of their own")
+def test_others_go_before_the_threads_of_long_runs(models: Path) -> None:
+    folder = folder_of(make_bundle(models))
+    before = nice_of_threads()
+    bundle = load_as_tuned(folder, options(), Tuning(threads=4))
+    assert bundle.session.threads == 4
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert [nice for thread, nice in nice_of_threads().items() if thread not in before] == [own + 10] * 3
+    assert nice_of_threads()[threading.get_native_id()] == own
+
+
+def nice_of_threads() -> dict[int, int]:
+    return {int(one): os.getpriority(os.PRIO_PROCESS, int(one)) for one in os.listdir("/proc/self/task")}
 
 
 @pytest.mark.parametrize("row_s", [LONG_S, LONG_S / 100, None], ids=["just not long", "short", "unknown"])
