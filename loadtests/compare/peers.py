@@ -1,8 +1,9 @@
 """Who is compared, and how each is set up: with batches and without, where it has both.
 
-What holds for all, so that it is fair: the same ONNX file, run by ONNX Runtime on one thread that does not spin; as
-many processes that run it as there are cores; the cheapest bodies that the server takes; no log of accesses, and no
-metrics where they can be left out; batches of at most 16 rows, which wait as briefly as the server can be told.
+What holds for all, so that it is fair: the same ONNX file, run by ONNX Runtime on one thread that does not spin, where
+nothing else is said; as many processes that run it as there are cores; the cheapest bodies that the server takes; no
+log of accesses, and no metrics where they can be left out; batches of at most 16 rows, which wait as briefly as the
+server can be told.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def version_in(requirements: str, package: str) -> str:
 
 INFERD: Final = Setting(
     "",
-    "a worker a core; otherwise as it comes",
+    "a worker a core; otherwise as it comes, which gives a run that has the machine to itself a thread a core",
     wires.V2_RAW,
 )
 
@@ -101,8 +102,14 @@ PEERS: Final[Sequence[Peer]] = (
                 (WORKERS,),
             ),
             Setting(
+                "raw, all cores a run",
+                "the same, but each run has a thread a core, which spin as inferd's do",
+                wires.RAW.at("/raw"),
+                (WORKERS, WORKERS),
+            ),
+            Setting(
                 "JSON",
-                "the same; a `def` endpoint, which runs in a pool of threads, with a pydantic body",
+                "the first, but a `def` endpoint, which runs in a pool of threads, with a pydantic body",
                 wires.NUMBERS,
                 (WORKERS,),
             ),

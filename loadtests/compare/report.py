@@ -49,8 +49,9 @@ def report(about: dict[str, Any], plan: Plan, servers: Sequence[Server], rows: S
         "",
         "## How each is set up",
         "",
-        "All: the same file, run by ONNX Runtime on one thread a process that does not spin; as many processes that "
-        "run it as there are cores; no log of accesses; the cheapest body that the server takes.",
+        "All: the same file, run by ONNX Runtime on one thread a process that does not spin, where nothing else is "
+        "said; as many processes that run it as there are cores; no log of accesses; the cheapest body that the server "
+        "takes.",
         "",
         *(f"- {_titled(one)}: {one.setting.about}. {_sentence(one.setting.wire.about)}" for one in servers),
     ]

@@ -1,7 +1,8 @@
-"""FastAPI as one writes it first: an endpoint that runs the model. `server.py PORT WORKERS`."""
+"""FastAPI as one writes it first: an endpoint that runs the model. `server.py PORT WORKERS [THREADS]`."""
 
 from __future__ import annotations
 
+import os
 import sys
 
 import numpy as np
@@ -34,7 +35,9 @@ def create_app() -> FastAPI:
 
 
 if __name__ == "__main__":
-    port, workers = (int(one) for one in sys.argv[1:])
+    port, workers, *threads = (int(one) for one in sys.argv[1:])
+    if threads:
+        os.environ["COMPARED_THREADS"] = str(threads[0])
     uvicorn.run(
         "server:create_app",
         factory=True,

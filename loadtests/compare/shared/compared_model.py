@@ -1,6 +1,7 @@
 """The model that every server here runs, and how: ONNX Runtime on one thread that does not spin, given raw float32.
 
 Servers find it by PYTHONPATH, and the ONNX file by the variable COMPARED_MODEL. It needs NumPy and ONNX Runtime alone.
+Where COMPARED_THREADS says more than one, they spin during a run, as inferd's do.
 """
 
 from __future__ import annotations
@@ -26,9 +27,12 @@ class Model:
 
     def __init__(self, path: str | None = None) -> None:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        for kind in ("intra", "inter"):
-            options.add_session_config_entry(f"session.{kind}_op.allow_spinning", "0")
+        options.intra_op_num_threads = int(os.environ.get("COMPARED_THREADS", "1"))
+        options.inter_op_num_threads = 1
+        spins = options.intra_op_num_threads > 1
+        for name, value in (("intra_op.allow_spinning", spins), ("inter_op.allow_spinning", False)):
+            options.add_session_config_entry(f"session.{name}", str(int(value)))
+        options.add_session_config_entry("session.force_spinning_stop", str(int(spins)))
         self._session = onnxruntime.InferenceSession(
             path or os.environ["COMPARED_MODEL"], options, providers=["CPUExecutionProvider"]
         )
