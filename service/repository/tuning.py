@@ -102,7 +102,8 @@ def _with_wide(bundle: Bundle, options: LoadOptions) -> Bundle:
     if session.parameters > _MOST_PARAMETERS or isinstance(bundle.task, ImageGeneration):
         return bundle
     wide = bundle.load_wide(options, options.most_threads)
-    return replace(bundle, wide=wide) if answer_alike(session, wide, bundle.example_of(ROWS)) else bundle
+    alike = all(answer_alike(session, wide, bundle.example_of(rows)) for rows in (1, ROWS))
+    return replace(bundle, wide=wide) if alike else bundle
 
 
 def _timed(bundle: Bundle, profiling: Profiling) -> Bundle:
