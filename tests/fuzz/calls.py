@@ -226,7 +226,11 @@ class Calls:
     def _converse(self, sent: bytes) -> str:
         """Send frames; gRPC answers, ends the connection, or waits for more: the good requests show that it lives."""
         host, _, port = self._address.rpartition(":")
-        with socket.create_connection((host, int(port)), HANG_S) as connection:
+        try:
+            connection = socket.create_connection((host, int(port)), HANG_S)
+        except ConnectionError:  # its server is just beginning anew
+            return str(grpc.StatusCode.UNAVAILABLE.name)
+        with connection:
             connection.settimeout(_SILENCE_S)
             try:
                 connection.sendall(sent)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from service.settings import Settings
 from service.tasks.base import TaskLimits
 from tests.bundles import identities_graph, make_bare, make_bundle
 from tests.image_bundles import make_image_bundle
+from tests.service.test_threads import wait_until
 from tests.text_bundles import make_text_bundle
 
 
@@ -76,16 +78,22 @@ def test_long_runs_get_more_threads_if_those_are_worth_it(
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no nice value of their own")
 def test_others_go_before_the_threads_of_long_runs(models: Path) -> None:
     folder = folder_of(make_bundle(models))
-    before = nice_of_threads()
+    before = {int(one) for one in os.listdir("/proc/self/task")}
     bundle = load_as_tuned(folder, options(), Tuning(threads=4))
     assert bundle.session.threads == 4
     own = os.getpriority(os.PRIO_PROCESS, 0)
-    assert [nice for thread, nice in nice_of_threads().items() if thread not in before] == [own + 10] * 3
-    assert nice_of_threads()[threading.get_native_id()] == own
+    wait_until(lambda: sorted(nice_of_threads(but=before)) == [own + 10] * 3)
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
 
 
-def nice_of_threads() -> dict[int, int]:
-    return {int(one): os.getpriority(os.PRIO_PROCESS, int(one)) for one in os.listdir("/proc/self/task")}
+def nice_of_threads(but: Container[int] = ()) -> list[int]:
+    """Of the threads of this process, which may end meanwhile."""
+    found = []
+    for thread in map(int, os.listdir("/proc/self/task")):
+        with suppress(ProcessLookupError):
+            if thread not in but:
+                found.append(os.getpriority(os.PRIO_PROCESS, thread))
+    return found
 
 
 @pytest.mark.parametrize("row_s", [LONG_S, LONG_S / 100, None], ids=["just not long", "short", "unknown"])
