@@ -374,13 +374,13 @@ def test_a_model_that_fails_is_answered_and_logged_under_the_requests_id(
             def fail(_: object) -> None:
                 raise LookupError("a secret")
 
-            model._batcher._run = fail
+            model._batcher._runner._run = fail
             answer = await served.ask(INFER, {**_RIGHT, "x-request-id": "mine"}, _BODY)
             long = await served.ask(INFER, _RIGHT, _BODY, short=False)
             assert answer.status == 500
             assert answer.told == long.told
             model.observe = fail  # a defect of ours
-            model._batcher._run = model.bundle.session.run
+            model._batcher._runner._run = model.bundle.session.run
             unexpected = await served.ask(INFER, _RIGHT, _BODY)
             assert (unexpected.status, b"secret" in unexpected.body) == (500, False)
             assert served.metrics()['inferd_requests_total{code="500",protocol="open_inference"}'] == 3

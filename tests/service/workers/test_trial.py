@@ -265,7 +265,7 @@ def test_the_child_answers_line_by_line_as_it_goes() -> None:
             assert folder.path == Path(f"/models/a/{folder.version}")
             if folder.version == 2:
                 raise NotReady("not now")
-            return Tuning({"model": ((1, 0.5), (2, 0.75))}, threads=2)
+            return Tuning({"model": ((1, 0.5), (2, 0.75))}, threads=2, wide_threads=4)
 
         return attempt
 
@@ -275,8 +275,8 @@ def test_the_child_answers_line_by_line_as_it_goes() -> None:
     answer_trial(given, taken, make_try)
     assert lines == [0, 1]
     assert taken.getvalue().splitlines() == [
-        b'{"tuning":{"profiles":{"model":[[1,0.5],[2,0.75]]},"threads":2},"error":null}',
-        b'{"tuning":{"profiles":{},"threads":0},"error":["NotReady",["not now"],0.0]}',
+        b'{"tuning":{"profiles":{"model":[[1,0.5],[2,0.75]]},"threads":2,"wide_threads":4},"error":null}',
+        b'{"tuning":{"profiles":{},"threads":0,"wide_threads":0},"error":["NotReady",["not now"],0.0]}',
     ]
 
 
