@@ -99,9 +99,9 @@ async def loaded(app: FastAPI) -> None:
     repository = app.state.repository
 
     def is_loading() -> bool:
-        entries = repository.entries()
-        # Where there are no models, nothing but readiness tells that this is known.
-        return any(entry.state == "LOADING" for entry in entries) or not (entries or repository.is_ready)
+        states = {entry.state for entry in repository.entries()}
+        # Readiness comes last, and where there are no models nothing else tells that this is known.
+        return "LOADING" in states or (states <= {"READY"} and not repository.is_ready)
 
     while is_loading():  # noqa: ASYNC110 - loading tells nobody when it ends
         await asyncio.sleep(0.001)
