@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from service.batching.policy import LatencyProfile
+from service.errors import InferdError
 from service.repository.bundle import Bundle, LoadOptions, load_bundle
 from service.repository.placement import Tuning
 from service.repository.profiles import Profiling
@@ -95,14 +96,18 @@ def tuning_of(bundle: Bundle) -> Tuning:
 
 
 def _with_wide(bundle: Bundle, options: LoadOptions) -> Bundle:
-    """`bundle`, which may run on all cores what runs alone, if its answers are the same then."""
+    """`bundle`, which may run on all cores what runs alone, if that can be had and its answers are the same then."""
     session = bundle.session
     if not (bundle.examples and session.is_of_one_thread and bundle.is_fixed(session)):
         return bundle
     if session.parameters > _MOST_PARAMETERS or isinstance(bundle.task, ImageGeneration):
         return bundle
-    wide = bundle.load_wide(options, options.most_threads)
-    alike = all(answer_alike(session, wide, bundle.example_of(rows)) for rows in (1, ROWS))
+    try:
+        wide = bundle.load_wide(options, options.most_threads)
+        alike = all(answer_alike(session, wide, bundle.example_of(rows)) for rows in (1, ROWS))
+    except InferdError as error:  # it serves without
+        logger.info("%s version %d runs on one thread alone too: %s", bundle.folder.name, bundle.folder.version, error)
+        return bundle
     return replace(bundle, wide=wide) if alike else bundle
 
 

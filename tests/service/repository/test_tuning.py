@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from service.errors import BundleRefused
 from service.repository.bundle import Bundle, LoadOptions, load_bundle
 from service.repository.placement import Points, Profiles, Tuning
 from service.repository.profiles import Profiling
@@ -138,6 +139,15 @@ def test_some_are_never_held_twice(models: Path, monkeypatch: pytest.MonkeyPatch
     threads = 1 if graph == "large" else 2
     said = Said({threads: SHORT_S})
     assert load_tuned(folder_of(make_bundle(models)), options(threads=threads), said).wide is None
+
+
+def test_what_can_not_be_held_twice_serves_as_it_is(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise BundleRefused("model.onnx", "there is no memory for it")
+
+    monkeypatch.setattr(Bundle, "load_wide", refuse)
+    bundle = load_tuned(folder_of(make_bundle(models)), options(), Said({1: SHORT_S}))
+    assert (bundle.session.threads, bundle.wide) == (1, None)
 
 
 def test_pictures_are_drawn_on_one_core_each(models: Path) -> None:

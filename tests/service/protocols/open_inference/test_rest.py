@@ -187,7 +187,10 @@ def test_a_model_describes_its_tensors(client: TestClient, path: str) -> None:
 @pytest.mark.parametrize("path", [MODEL, f"{MODEL}/versions/1"])
 def test_a_model_has_tritons_configuration(client: TestClient, path: str) -> None:
     config = client.get(f"{path}/config").json()
-    profile = json.loads(config.pop("parameters")["latency_profile.model"]["string_value"])
+    said = {name: json.loads(value["string_value"]) for name, value in config.pop("parameters").items()}
+    profile = said.pop("latency_profile.model")
+    assert said.keys() == {"threads", "threads_alone"}
+    assert 1 <= said["threads"] <= said["threads_alone"]
     assert [rows for rows, _ in profile] == [1, 2, 4, 8]
     assert config["dynamic_batching"].pop("preferred_batch_size") == [
         LatencyProfile(tuple((rows, seconds) for rows, seconds in profile)).worthwhile_rows(8)
