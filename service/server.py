@@ -69,7 +69,7 @@ class DrainingServer(uvicorn.Server):
                 app,
                 host=settings.host,
                 port=settings.port,
-                http=bounded(limits, self._tell_connections, app.state.quick, app.state.bodies.pass_by),
+                http=bounded(limits, app.state.bodies, self._tell_connections, app.state.quick),
                 log_config=None,
                 access_log=False,
                 server_header=False,

@@ -1,12 +1,12 @@
-"""A request that has come whole, and the answer to it, where no ASGI application stands in between.
+"""A request that has come, and the answer to it, where no ASGI application stands in between.
 
 An application costs a small model more than the model's run: a task, a dictionary, half a dozen layers, and messages
-to and fro. So a connection shows a request that came in one piece, and has none before it, to `Quick` first.
+to and fro. So a connection shows a request that has none before it to `Quick` first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 Header = tuple[bytes, bytes]
@@ -50,30 +50,33 @@ class Exchange:
     Args:
         connection: on which.
         scope: of ASGI, as far as uvicorn has made it for an application: the headers, names in lower case.
-        body: all of it.
+        pieces: in which its body came.
         keep_alive: whether the client may ask again on this connection.
 
     Attributes:
+        size: of the body, in bytes.
         disconnected: whether the client has gone away, or was sent away.
     """
 
     __slots__ = (
-        "body",
         "connection",
         "disconnected",
         "keep_alive",
         "message_event",
         "more_body",
+        "pieces",
         "response_complete",
         "response_started",
         "scope",
+        "size",
         "waiting_for_100_continue",
     )
 
-    def __init__(self, connection: Connected, scope: Any, body: bytes, *, keep_alive: bool) -> None:
+    def __init__(self, connection: Connected, scope: Any, pieces: Sequence[bytes], *, keep_alive: bool) -> None:
         self.connection = connection
         self.scope = scope
-        self.body = body
+        self.pieces = pieces
+        self.size = sum(map(len, pieces))
         self.keep_alive = keep_alive
         self.disconnected = False
         # What uvicorn wants to know of a cycle.
@@ -93,7 +96,7 @@ class Exchange:
             last: whether the connection ends behind it; it also does where the client or the server wants that.
         """
         self.response_started = self.response_complete = True
-        self.body = b""  # a connection that rests keeps its last exchange
+        self.pieces = ()  # a connection that rests keeps its last exchange
         if self.disconnected:
             return
         content: list[bytes] = []
@@ -109,6 +112,9 @@ class Quick(Protocol):
 
     def find(self, url: bytes) -> object | None:
         """What is asked for by POST at a target, if it may be answered so."""
+
+    def waits_for(self, found: Any, headers: Sequence[Header]) -> bool:
+        """Whether a body that does not come with its head is waited for: it is little, and asked for by who may ask."""
 
     def begin(self, found: Any, exchange: Exchange) -> bool:
         """Take a request, whose answer comes now or later; False: it is one for the application."""

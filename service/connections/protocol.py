@@ -1,6 +1,6 @@
 """One connection: uvicorn's HTTP/1.1 within bounds. What gets too large is noticed here, as it comes.
 
-A request that comes whole may be answered from here, see `exchanges`.
+A request may be answered from here as soon as it has come, see `exchanges`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import msgspec
 from starlette.types import Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from service.connections.arrivals import Arrival, Held
 from service.connections.exchanges import Cancellable, Exchange, Quick
 from service.connections.limits import ConnectionLimits, Doing
 from service.connections.sending import TogetherTransport
@@ -50,8 +51,9 @@ class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1, within `limits`, which `bounded` sets for the connections of a server.
 
     Attributes:
-        when_lost: called when a connection has ended,
-        when_much_came: and when so many bytes have come at once.
+        when_lost: called when a connection has ended.
+        bodies: counts bytes.
+        quick: what is shown requests before the application is.
         turns: of all connections that send much.
         doing: what its client was found at.
         since: from when on, on the event loop's clock.
@@ -62,7 +64,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     limits: ConnectionLimits
     when_lost: Callable[[], object]
-    when_much_came: Callable[[int], object]
+    bodies: Held
     quick: Quick | None
     turns: Turns
 
@@ -75,8 +77,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._received = 0  # of a head or a body that is not complete
         self._chunk = 0
         self._upgrades = False
-        self._found: object = None  # what a request asks for that the application is not told of yet,
-        self._held: list[bytes] = []  # and what has come of its body
+        self._arrival: Arrival | None = None
         self.is_lost = False
         self.ends_with: set[Cancellable] = set()
         self.refused_at = -math.inf
@@ -91,6 +92,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.is_lost = True
         for one in tuple(self.ends_with):
             one.cancel()
+        self._drop_arrival()
         super().connection_lost(exc)
         self.cycle = self.scope = None  # type: ignore[assignment] # each has this, and all would keep each other
         self.when_lost()
@@ -99,7 +101,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Read what has come, and refuse what gets too large."""
         if len(data) >= LARGE_CHUNK:
             self.turns.read(cast(TogetherTransport, self.transport), self.loop.call_soon)
-            self.when_much_came(len(data))
+            self.bodies.pass_by(len(data))
         if self.doing == "refused" or self.transport.is_closing():
             return
         before, self._chunk = self.scope, len(data)
@@ -112,8 +114,8 @@ class BoundedProtocol(HttpToolsProtocol):
             if not self._is_refused:
                 self.refuse(400, f"this can't be read as HTTP/1.1: {error}")
             return
-        if self._found is not None:  # more of it is to come
-            self._tell_application()
+        if (arrival := self._arrival) and not self._waits_for(arrival):
+            self._tell_application(arrival)
         if self.scope is not before:
             self._received = 0  # of this request less than a chunk has come
         elif self._is_in_head():
@@ -192,25 +194,27 @@ class BoundedProtocol(HttpToolsProtocol):
             self.refuse(429, f"at most {MOST_PIPELINED} requests of a connection may wait for the one before")
             raise _Refused
         self._received = 0
-        self._found = self._find()
-        if self._found is None:
+        found = self._find()
+        if found is None:
             self._tell_application()
+        else:
+            self._arrival = Arrival(found)
 
     def on_body(self, body: bytes) -> None:
         """Some of the body has come."""
-        if self._found is None:
-            super().on_body(body)
+        if self._arrival:
+            self._arrival.pieces.append(body)
         else:
-            self._held.append(body)
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request is complete, unless its head is read again."""
         if self._upgrades:
             return
-        if self._found is not None:
-            if self._is_taken():
+        if arrival := self._arrival:
+            if self._is_taken(arrival):
                 return
-            self._tell_application()
+            self._tell_application(arrival)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -241,6 +245,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.doing == "refused":
             self.transport.close()
         else:
+            if self._arrival:
+                self._tell_application(self._arrival)
             super().shutdown()
 
     def sender(self, scope: object) -> Send | None:
@@ -253,6 +259,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def refuse(self, status: Refusal, message: str, *, linger: bool = True) -> None:
         """End the connection, with an error for an answer unless another answer is on its way."""
         self.doing, self.since = "refused", self.loop.time()
+        self._drop_arrival()
         cycle = self._begun
         if cycle is None or cycle.response_complete:
             answer = True
@@ -312,7 +319,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return self.transport.get_write_buffer_size()
 
     def _find(self) -> object | None:
-        """What the request asks for, if it is worth a look whether it comes whole."""
+        """What the request asks for, if it may be answered without the application."""
         if self.quick is None or self.expect_100_continue or self.flow.write_paused:
             return None
         cycle = self._begun
@@ -320,35 +327,49 @@ class BoundedProtocol(HttpToolsProtocol):
             return None
         return self.quick.find(self.url)
 
-    def _is_taken(self) -> bool:
+    def _waits_for(self, arrival: Arrival) -> bool:
+        """Whether the rest of a body is waited for, of which some has come and is counted now."""
+        assert self.quick  # noqa: S101 - who else has found it?
+        if not arrival.counted and not self.quick.waits_for(arrival.found, self.headers):
+            return False
+        return arrival.hold(self.bodies)
+
+    def _is_taken(self, arrival: Arrival) -> bool:
         """Whether a request that has come whole is answered without the application."""
-        found, held = self._found, self._held
         exchange = Exchange(
             self,
             self.scope,
-            held[0] if len(held) == 1 else b"".join(held),
+            arrival.pieces,
             keep_alive=self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive(),
         )
+        arrival.let_go(self.bodies)
         before, self.cycle = self.cycle, exchange  # type: ignore[assignment] # see Exchange
-        if self.quick and self.quick.begin(found, exchange):
-            self._found, self._held = None, []
+        if self.quick and self.quick.begin(arrival.found, exchange):
+            self._arrival = None
             return True
         self.cycle = before
         return False
 
-    def _tell_application(self) -> None:
+    def _tell_application(self, arrival: Arrival | None = None) -> None:
         """Begin with the request, of whose body some may have come."""
-        held, self._found, self._held = self._held, None, []
+        self._drop_arrival()
         self.scope[CONNECTION] = self  # type: ignore[literal-required] # a scope may have keys of a server's own
         super().on_headers_complete()
-        for body in held:
+        for body in arrival.pieces if arrival else ():
             super().on_body(body)
+
+    def _drop_arrival(self) -> None:
+        if self._arrival:
+            self._arrival.let_go(self.bodies)
+            self._arrival = None
 
     def _doing(self) -> Doing:
         if self.flow.write_paused:
             return "reads"
         if self._is_in_head():
             return "head"
+        if self._arrival:
+            return "body"
         cycle = self._begun
         if cycle is None:
             return "waits"
@@ -364,11 +385,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def _is_in_body(self) -> bool:
         """Whether a request has begun of whose body more is to come."""
         cycle = self._begun
-        return self._found is not None or (cycle is not None and cycle.more_body and not self._is_in_head())
+        return self._arrival is not None or (cycle is not None and cycle.more_body and not self._is_in_head())
 
     def _is_in_head(self) -> bool:
         """Whether a request has begun whose head is not complete."""
-        if self._found is not None:
+        if self._arrival:
             return False
         last: object | None = self.scope
         cycle = self._begun
@@ -387,22 +408,22 @@ class BoundedProtocol(HttpToolsProtocol):
 
 def bounded(
     limits: ConnectionLimits,
+    bodies: Held,
     when_lost: Callable[[], object] = bool,
     quick: Quick | None = None,
-    when_much_came: Callable[[int], object] = bool,
 ) -> type[BoundedProtocol]:
     """The protocol of a server whose connections have `limits`, and which wants to know when one has ended.
 
     Args:
         limits: of each connection, and of all.
-        when_lost: called when one has ended.
-        quick: what is shown requests that came whole before the application is.
-        when_much_came: called when so many bytes have come at once, whatever becomes of them.
+        bodies: counts what comes.
+        when_lost: called when a connection has ended.
+        quick: what is shown requests before the application is.
     """
     own = {
         "limits": limits,
+        "bodies": bodies,
         "when_lost": staticmethod(when_lost),
-        "when_much_came": staticmethod(when_much_came),
         "quick": quick,
         "turns": Turns(),
     }

@@ -1,9 +1,8 @@
 """The short way of the busiest calls: from a connection to the batch and back, with no task and no layer in between.
 
-What comes in one piece, is small and asks for one run of a graph is answered here; everything else goes through
-Starlette and FastAPI, which know all the paths and document them. Both ways use what a `Call` has: `prepare`, before
-the run, and what it says of the answer. So they answer alike, and differ in what is around that: here callbacks, there
-coroutines and threads.
+What is small and asks for one run of a graph is answered here; everything else goes through Starlette and FastAPI,
+which know all the paths and document them. Both ways use what a `Call` has: `prepare`, before the run, and what it says
+of the answer. So they answer alike, and differ in what is around that: here callbacks, there coroutines and threads.
 """
 
 from __future__ import annotations
@@ -43,6 +42,7 @@ _READ = frozenset(
     (
         b"accept-encoding",
         b"authorization",
+        b"content-length",
         b"content-type",
         b"inference-header-content-length",
         b"x-api-key",
@@ -67,14 +67,21 @@ class Sent(NamedTuple):
     Attributes:
         headers: by name in lower case, of those that calls read.
         query: parameters behind the path.
-        body: all of it.
+        pieces: in which the body came.
+        size: of all of it, in bytes.
         now: when it came, on the clock of `time.monotonic`.
     """
 
     headers: Mapping[bytes, bytes]
     query: Mapping[str, str]
-    body: bytes
+    pieces: Sequence[bytes]
+    size: int
     now: float
+
+    @property
+    def body(self) -> bytes:
+        """All of it."""
+        return self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
 
 
 class Work(msgspec.Struct):
@@ -105,6 +112,9 @@ class Call(Protocol):
     """
 
     paths: Sequence[str]
+
+    def waits_for(self, headers: Mapping[bytes, bytes], size: int) -> bool:
+        """Whether a body of so many bytes is waited for; else its request goes the long way, and is read there."""
 
     def prepare(self, model: Model, sent: Sent) -> Work | None:
         """Make a request ready to run; None: it is one for the long way.
@@ -156,24 +166,46 @@ class Express:
             self._targets[url] = target
         return target
 
+    def waits_for(self, found: Target, headers: Sequence[Header]) -> bool:
+        """Whether a body that does not come with its head is waited for."""
+        repository = self.repository
+        read = _read(headers)
+        if read is None or (size := read.get(b"content-length")) is None:
+            return False
+        if repository.is_draining or repository.find(found.model, found.version) is None:
+            return False
+        return self._may_ask(found, read) and found.call.waits_for(read, int(size))
+
     def begin(self, found: Target, exchange: Exchange) -> bool:
         """Take a request, and answer it when its batch has run; False: it goes the long way, as if never seen here."""
         repository = self.repository
         if repository.is_draining or (model := repository.find(found.model, found.version)) is None:
             return False
         headers = _read(exchange.scope["headers"])
-        if headers is None or not self.bodies.hold(len(exchange.body)):
+        if headers is None or not self.bodies.hold(exchange.size):
             return False
         underway = _Underway(self, found, exchange, model, headers)
         try:
             underway.admit(self._access)
-            work = found.call.prepare(model, Sent(headers, found.query, exchange.body, time.monotonic()))
+            work = found.call.prepare(
+                model, Sent(headers, found.query, exchange.pieces, exchange.size, time.monotonic())
+            )
             if work is None:
                 underway.hand_over()
                 return False
             underway.start(work)
         except Exception as error:
             underway.fail(error)
+        return True
+
+    def _may_ask(self, found: Target, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether the key that came with a request is one that opens what it asks for."""
+        if found.scope is None:
+            return True
+        try:
+            self._access.check(found.scope, presented(headers.get(b"authorization"), headers.get(b"x-api-key")))
+        except InferdError:
+            return False
         return True
 
     def _match(self, url: bytes) -> Target | None:
@@ -271,7 +303,7 @@ class _Underway:
         """Leave it to the application, by which it need not be admitted again."""
         if self._measured:
             self._measured.abandon()
-        self._express.bodies.let_go(len(self._exchange.body))
+        self._express.bodies.let_go(self._exchange.size)
         if self._grant:
             self._exchange.scope[GRANT] = self._grant
 
@@ -307,8 +339,8 @@ class _Underway:
 
     def _answer_later(self, response: Response) -> None:
         exchange = self._exchange
-        self._express.bodies.let_go(len(exchange.body))
-        exchange.body = b""
+        self._express.bodies.let_go(exchange.size)
+        exchange.pieces, exchange.size = (), 0
         exchange.connection.ends_with.add(self)
         self._withdraw = asyncio.get_running_loop().call_later(_IMPATIENT_S, self._answer, response).cancel
 
@@ -356,7 +388,7 @@ class _Underway:
             log_request("POST", self._target.path, status, seconds, self._grant.name if self._grant else None)
         exchange.connection.ends_with.discard(self)
         self._withdraw = _nothing  # else this and the request in the batcher would keep each other
-        express.bodies.let_go(len(exchange.body))
+        express.bodies.let_go(exchange.size)
         if self._grant:
             self._grant.give_back()
         express.metrics.count_request(self._target.protocol, status)

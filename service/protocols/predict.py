@@ -57,6 +57,9 @@ _EXPECTED = 'JSON {"inputs": ..., "parameters": {...}, "stream": true or false}'
 _JSON, _TEXT, _FORM = "application/json", "text/plain", "multipart/form-data"
 _RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 
+_SMALL_BODY = 64 * 1024
+"""Bytes up to which a body that does not come with its head may still go the short way."""
+
 _OPENAPI = {
     "requestBody": {
         "content": {
@@ -115,18 +118,23 @@ class Predict:
         self._repository = repository
         self._max_body_bytes = max_body_bytes
 
+    def waits_for(self, headers: Mapping[bytes, bytes], size: int) -> bool:
+        """See `express.Call`."""
+        return size <= min(_SMALL_BODY, self._max_body_bytes)
+
     def prepare(self, model: Model, sent: Sent) -> Work | None:
         """See `express.Call`."""
         headers = sent.headers
         media_type = _media_type(headers.get(b"content-type", b"").decode("latin-1"))
-        if not isinstance(model, BatchedModel) or media_type == _FORM or len(sent.body) > self._max_body_bytes:
+        if not isinstance(model, BatchedModel) or media_type == _FORM or sent.size > self._max_body_bytes:
             return None
+        body = sent.body
         timeout = headers.get(TIMEOUT_HEADER.encode())
         deadline = None if timeout is None else deadline_in(timeout.decode("latin-1"), sent.now)
         asked = (
-            _of_json(parse_json(_BODY, sent.body, _EXPECTED), sent.query)
+            _of_json(parse_json(_BODY, body, _EXPECTED), sent.query)
             if _is_json(media_type, "image/*")
-            else Asked(sent.body, dict(sent.query))
+            else Asked(body, dict(sent.query))
         )
         if model.is_large(asked.inputs):
             return None

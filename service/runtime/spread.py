@@ -20,9 +20,9 @@ from service.tensors import Arrays
 
 _AT_FIRST: Final = 4
 """So many times either way is taken at first, and the shortest counts: the first runs find no memory laid out."""
-_OTHER_WAY_EVERY: Final = 16
+_OTHER_WAY_EVERY: Final = 32
 """So often the way that seems longer is taken, to see whether it still is."""
-_WEIGHT: Final = 1 / 8
+_WEIGHT: Final = 1 / 4
 """Of the last time that a way took, beside those before."""
 _AT_MOST: Final = 2.0
 """So many times what was usual counts at most: a machine has its moments."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from weakref import WeakKeyDictionary
 
@@ -31,7 +31,9 @@ from service.repository.repository import Repository
 _HEADER_LENGTH = "inference-header-content-length"
 
 _INLINE_BODY = 64 * 1024
-"""Bytes up to which a body is parsed in the event loop."""
+"""Bytes up to which a body is parsed in the event loop,"""
+_INLINE_BINARY = 2**20
+"""and up to which it goes the short way where most of it are numbers as they lie, which nobody parses."""
 
 _INLINE_ELEMENTS = 8 * 1024
 """Elements of an answer up to which they are written as JSON in the event loop."""
@@ -61,16 +63,24 @@ class Infer:
         self._max_body_bytes = max_body_bytes
         self._readers: WeakKeyDictionary[Model, messages.Reader] = WeakKeyDictionary()
 
+    def waits_for(self, headers: Mapping[bytes, bytes], size: int) -> bool:
+        """See `express.Call`."""
+        most = _INLINE_BINARY if _HEADER_LENGTH.encode() in headers else _INLINE_BODY
+        return size <= min(most, self._max_body_bytes)
+
     def prepare(self, model: Model, sent: Sent) -> Work | None:
         """See `express.Call`."""
-        body, headers = sent.body, sent.headers
-        if len(body) > min(_INLINE_BODY, self._max_body_bytes):
+        headers = sent.headers
+        if not self.waits_for(headers, sent.size):
             return None
         timeout = headers.get(TIMEOUT_HEADER.encode())
         deadline = None if timeout is None else deadline_in(timeout.decode("latin-1"), sent.now)
         length = headers.get(_HEADER_LENGTH.encode())
         header_length = messages.header_length_of([] if length is None else [length.decode("latin-1")])
-        asked = self._reader(model).read(body, header_length, sent.now, deadline)
+        reader = self._reader(model)
+        if reader.bytes_to_parse(sent.size, header_length) > _INLINE_BODY:
+            return None
+        asked = reader.read(messages.whole(sent.pieces, header_length), header_length, sent.now, deadline)
         accepted = headers.get(b"accept-encoding", b"").decode("latin-1")
         return Work(
             asked.arrays,

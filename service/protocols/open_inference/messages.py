@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from functools import partial
 from itertools import accumulate
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -27,6 +27,8 @@ from service.repository.model import Model
 from service.tensors import DTYPES
 
 DataT = TypeVar("DataT")
+
+Body: TypeAlias = bytes | memoryview
 
 
 class _Input(msgspec.Struct, Generic[DataT]):
@@ -68,6 +70,19 @@ _STRING_OR_INF = re.compile(rb'"(?:[^"\\]|\\.)*+"?|Inf(?!inity)', re.DOTALL)
 """What has to be told apart for reading `Inf` as a number: a string takes all of itself, so no Inf is found in one."""
 
 
+_ALIGNED: Final = 16
+"""Numbers that lie at a multiple of so many bytes can be read by whatever reads them."""
+
+
+def whole(pieces: Sequence[bytes], header_length: int | None) -> Body:
+    """Join a body that came in pieces, so that the numbers behind its JSON are aligned: else they would be copied."""
+    if len(pieces) == 1:
+        return pieces[0]
+    room = -header_length % _ALIGNED if header_length else 0
+    joined = b"".join((bytes(room), *pieces))
+    return memoryview(joined)[room:] if room else joined
+
+
 class Reader:
     """Reads the requests of one graph and checks them against it.
 
@@ -90,7 +105,7 @@ class Reader:
         """Of a body's `size` so many bytes are looked at one by one; the others are numbers, which lie as they come."""
         return header_length if header_length is not None and self._all_numbers else size
 
-    def read(self, body: bytes, header_length: int | None, now: float, deadline: float | None = None) -> Inference:
+    def read(self, body: Body, header_length: int | None, now: float, deadline: float | None = None) -> Inference:
         """Read a request.
 
         Args:
@@ -112,7 +127,7 @@ class Reader:
             )
         text = None
         if header_length is not None and header_length <= _LONGEST_KNOWN_HEAD:
-            text = body[:header_length]
+            text = bytes(body[:header_length])
             known = self._known.get(text)
             if known and known.size == len(body):
                 return known.inference(body, now, deadline)
@@ -134,7 +149,7 @@ class Reader:
             self._known[text] = _Known(len(body), _places(request.inputs, len(body)), read)
         return read
 
-    def _read_raw(self, body: bytes, now: float, deadline: float | None) -> Inference:
+    def _read_raw(self, body: Body, now: float, deadline: float | None) -> Inference:
         """Read the only input's data."""
         if known := self._known_raw.get(len(body)):
             return known.inference(body, now, deadline)
@@ -164,7 +179,7 @@ class _Known:
         self._inputs = inputs
         self._id, self._outputs, self._parameters, self._told = read.id, read.outputs, read.parameters, read.told
 
-    def inference(self, body: bytes, now: float, deadline: float | None) -> Inference:
+    def inference(self, body: Body, now: float, deadline: float | None) -> Inference:
         """Another one of them; see `Reader.read`."""
         arrays = {place.name: place.array(body) for place in self._inputs}
         own_deadline, priority = inference.parameters(self._parameters, now)
@@ -193,7 +208,7 @@ class _Place:
         self._dtype = DTYPES[datatype] if datatype not in _ONE_BY_ONE else None
         self._count = math.prod(shape)
 
-    def array(self, body: bytes) -> NDArray[Any]:
+    def array(self, body: Body) -> NDArray[Any]:
         """Those of one body; numbers are not copied if they are aligned."""
         if self._dtype is None:
             return tensors.from_raw(self.name, self._datatype, self._shape, memoryview(body)[self._start : self._end])
@@ -314,7 +329,7 @@ def _finite(text: str) -> float:
     return number
 
 
-def _given(inputs: list[_Input[Any]], body: bytes, header_length: int | None, graph: Graph) -> list[Given]:
+def _given(inputs: list[_Input[Any]], body: Body, header_length: int | None, graph: Graph) -> list[Given]:
     """Find the data of every input: in the JSON, or its share of what comes after it."""
     inference.check_names([one.name for one in inputs], graph)
     view = memoryview(body)
@@ -363,7 +378,7 @@ def _wanted(request: _Request[Any], parameters: dict[str, Any], graph: Graph) ->
     return wanted
 
 
-def _of_raw(body: bytes, graph: Graph, *, batched: bool) -> NDArray[Any]:
+def _of_raw(body: Body, graph: Graph, *, batched: bool) -> NDArray[Any]:
     """Make the only input of a body that is nothing but its data, one row if there are rows."""
     if len(graph.inputs) != 1:
         raise BadInput(

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
+from service.bodies import Bodies
 from service.connections.limits import ConnectionLimits
 from service.connections.protocol import MOST_HEADERS, MOST_PIPELINED, BoundedProtocol, bounded
 from service.connections.turns import Turns
@@ -110,7 +111,7 @@ class Served:
 async def serving(*, when_lost: Callable[[Served], object] | None = None, **changes: Any) -> AsyncIterator[Served]:
     limits = replace(LIMITS, **changes)
     answers = Answers()
-    http = bounded(limits, (lambda: when_lost(served)) if when_lost else bool)
+    http = bounded(limits, Bodies(2**30), (lambda: when_lost(served)) if when_lost else bool)
     server = uvicorn.Server(
         uvicorn.Config(answers, port=0, http=http, log_config=None, lifespan="off", access_log=False)
     )

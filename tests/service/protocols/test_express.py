@@ -1,6 +1,6 @@
 """The short way answers what the long way answers, and leaves to it what it must.
 
-Which way a request goes is up to how it is sent: in one piece, or its body after its head.
+Which way a request goes is up to how it is sent: with the length of its body, or in chunks that come later.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 import gzip
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,14 +85,26 @@ class Client:
         if short:
             self.send(path, headers, body)
         else:
-            self.writer.write(self.head(path, headers, len(body)))
+            self.writer.write(self.head(path, headers, None))
             await asyncio.sleep(0.02)
-            self.writer.write(body)
+            self.writer.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+        return await self.answer()
+
+    async def ask_slowly(self, path: str, headers: Mapping[str, str], body: bytes, *lengths: int) -> Answered:
+        """Ask in pieces: the head, so many bytes of the body each, and the rest."""
+        self.writer.write(self.head(path, headers, len(body)))
+        for length in lengths:
+            await asyncio.sleep(0.01)
+            self.writer.write(body[:length])
+            body = body[length:]
+        await asyncio.sleep(0.01)
+        self.writer.write(body)
         return await self.answer()
 
     @staticmethod
-    def head(path: str, headers: Mapping[str, str], length: int, version: str = "1.1") -> bytes:
-        lines = [f"POST {path} HTTP/{version}", "host: here", f"content-length: {length}"]
+    def head(path: str, headers: Mapping[str, str], length: int | None, version: str = "1.1") -> bytes:
+        sized = "transfer-encoding: chunked" if length is None else f"content-length: {length}"
+        lines = [f"POST {path} HTTP/{version}", "host: here", sized]
         return "\r\n".join([*lines, *(f"{name}: {value}" for name, value in headers.items()), "\r\n"]).encode()
 
     async def answer(self) -> Answered:
@@ -115,6 +127,7 @@ class Served:
 
     def __init__(self, server: DrainingServer, app: Any) -> None:
         self.app = app
+        self.connections = server.server_state.connections
         self.port = server.servers[0].sockets[0].getsockname()[1]
         self.taken: list[bool] = []
         self._clients: list[Client] = []
@@ -276,6 +289,121 @@ def test_an_old_client_is_answered_and_left(tiny: Path) -> None:
             answer = await client.answer()
             assert (answer.status, answer.headers["connection"]) == (200, "close")
             assert await client.is_closed()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("name", ["binary", "one raw tensor", "JSON", "a picture", "another shape", "too few bytes"])
+def test_a_body_that_comes_in_pieces_is_waited_for(tiny: Path, name: str) -> None:
+    path, headers, body, status = ASKED[name]
+
+    async def main() -> None:
+        async with serving(tiny) as served:
+            at_once = await served.ask(path, headers, body)
+            slowly = await (await served.connect()).ask_slowly(path, headers, body, 10, 100)
+            assert served.taken == [True, True]
+            assert slowly.told == at_once.told
+            assert at_once.status == status
+            assert served.app.state.bodies.held == 0
+
+    asyncio.run(main())
+
+
+def test_binary_tensors_may_be_much_larger_than_what_is_parsed(models: Path) -> None:
+    make_bare(models, graph=identity_graph(shape=("batch", 5000)))
+    path = "/v2/models/bare/infer"
+
+    def asked(rows: int) -> Iterator[tuple[dict[str, str], bytes, np.ndarray]]:
+        content = np.random.default_rng(rows).random((rows, 5000), np.float32)
+        described = {"name": "x", "datatype": "FP32", "shape": [rows, 5000]}
+        given = {**described, "parameters": {"binary_data_size": content.nbytes}}
+        for spaces in range(16):  # wherever the numbers lie
+            head = json.dumps({"inputs": [given], "parameters": {"binary_data_output": True}}) + " " * spaces
+            yield {"inference-header-content-length": str(len(head))}, head.encode() + content.tobytes(), content
+
+    async def main() -> None:
+        async with serving(models) as served:
+            client = await served.connect()
+            for headers, body, content in asked(40):
+                answer = await client.ask_slowly(path, headers, body, 70_000, 400_001)
+                assert answer.status == 200
+                assert answer.body.endswith(content.tobytes())
+            assert served.taken == [True] * 16
+            headers, body, content = next(iter(asked(60)))
+            assert (await client.ask_slowly(path, headers, body, 70_000)).body.endswith(content.tobytes())
+            assert len(served.taken) == 16  # more than a mebibyte is not waited for
+            as_json = json.dumps({"inputs": [tensor(np.ones((4, 5000), np.float32), name="x", shape=[4, 5000])]})
+            assert len(as_json) > 70_000
+            assert (await client.ask_slowly(path, {}, as_json.encode())).status == 200
+            assert len(served.taken) == 16
+            assert served.app.state.bodies.held == 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("name", ["nobody", "a stranger", "a key", "a drain"])
+def test_who_may_not_ask_is_told_before_his_body_has_come(tiny: Path, tmp_path: Path, name: str) -> None:
+    keys = tmp_path / "keys"
+    secret = "s" * 32
+    known = {"name": "one", "sha256": digest_of(secret.encode()).hex(), "scopes": ["predict"]}
+    keys.write_text(json.dumps(known))
+    given = {"nobody": {}, "a stranger": {"x-api-key": "wrong"}}.get(name, {"x-api-key": secret})
+
+    async def main() -> None:
+        async with serving(tiny, api_keys_file=keys) as served:
+            client = await served.connect()
+            client.writer.write(client.head(INFER, {**_RIGHT, **given}, len(_BODY)) + _BODY[:100])
+            if name == "a key":
+                await served.until(lambda: served.app.state.bodies.held == 100)
+                client.writer.write(_BODY[100:])
+            elif name == "a drain":
+                await served.until(lambda: served.app.state.bodies.held == 100)
+                for connection in tuple(served.connections):
+                    connection.shutdown()
+                client.writer.write(_BODY[100:])
+            answer = await client.answer()
+            assert answer.status == (200 if secret in given.values() else 401)
+            assert served.taken == ([True] if name == "a key" else [])
+            assert answer.headers.get("connection") == ("close" if name == "a drain" else None)
+            assert served.app.state.bodies.held == 0
+
+    asyncio.run(main())
+
+
+def test_half_a_body_is_counted_until_its_client_goes(tiny: Path) -> None:
+    async def main() -> None:
+        async with serving(tiny, body_timeout_s=0.5) as served:
+            leaves, rests = await served.connect(), await served.connect()
+            for client in (leaves, rests):
+                client.writer.write(client.head(INFER, _RIGHT, len(_BODY)) + _BODY[:100])
+            await served.until(lambda: served.app.state.bodies.held == 200)
+            leaves.writer.transport.abort()
+            await served.until(lambda: served.app.state.bodies.held == 100)
+            answer = await rests.answer()
+            assert (answer.status, "INFERD_BODY_TIMEOUT_S" in json.loads(answer.body)["error"]) == (408, True)
+            assert served.taken == []
+            assert served.app.state.bodies.held == 0
+
+    asyncio.run(main())
+
+
+def test_what_is_too_much_or_in_too_many_pieces_goes_the_long_way(tiny: Path) -> None:
+    async def main() -> None:
+        async with serving(tiny) as served:
+            client, bodies = await served.connect(), served.app.state.bodies
+            client.writer.write(client.head(INFER, _RIGHT, len(_BODY)))
+            for place in range(300):
+                client.writer.write(_BODY[place : place + 1])
+                await asyncio.sleep(0)
+                await served.until(lambda place=place: bodies.held == place + 1)  # type: ignore[misc]
+            client.writer.write(_BODY[300:])
+            assert (await client.answer()).status == 200
+            assert served.taken == []
+            bodies._limit = 200
+            answer = await (await served.connect()).ask_slowly(INFER, _RIGHT, _BODY, 100)
+            assert (answer.status, "INFERD_MAX_INFLIGHT_BYTES" in json.loads(answer.body)["error"]) == (429, True)
+            assert not any(served.taken)
+            assert bodies.held == 0
 
     asyncio.run(main())
 

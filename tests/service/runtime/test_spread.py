@@ -28,16 +28,16 @@ def test_the_sooner_way_is_taken_and_the_other_now_and_then(better: int) -> None
     sooner = Sooner()
     seconds = (0.2, 0.3) if better == 0 else (0.3, 0.2)
     assert sorted(ways(sooner, 8, *seconds)) == [0] * 4 + [1] * 4
-    assert ways(sooner, 160, *seconds).count(1 - better) == 10
+    assert ways(sooner, 320, *seconds).count(1 - better) == 10
 
 
 def test_what_changes_is_noticed() -> None:
     sooner = Sooner()
     ways(sooner, 50, 0.6, 0.4)
     ways(sooner, 50, 0.6, 5.0)  # somebody else has taken the other cores
-    assert ways(sooner, 32, 0.6, 5.0).count(0) == 30
+    assert ways(sooner, 64, 0.6, 5.0).count(0) == 62
     ways(sooner, 800, 0.6, 0.4)
-    assert ways(sooner, 32, 0.6, 0.4).count(1) == 30
+    assert ways(sooner, 64, 0.6, 0.4).count(1) == 62
 
 
 def test_one_slow_moment_changes_nothing() -> None:
@@ -130,7 +130,7 @@ def test_it_is_learned_for_each_number_of_rows(workers: list[Runs]) -> None:
 
     narrow, wide = Told(0.001), ByRows(0.0)
     spread = spread_of(workers[0], narrow, wide)
-    for _ in range(40):
+    for _ in range(80):
         for rows in (1, 8):
             spread.run({"x": np.zeros((rows, 2), np.float32)})
     assert wide.rows.count(1) == 4 + 2

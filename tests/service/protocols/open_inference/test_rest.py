@@ -22,7 +22,7 @@ from service.app import create_app
 from service.batching.policy import LatencyProfile
 from service.errors import BadInput
 from service.manifest import Graph, Tensor
-from service.protocols.open_inference.messages import Reader
+from service.protocols.open_inference.messages import Reader, whole
 from service.protocols.open_inference.tensors import from_raw, to_raw
 from service.settings import Settings
 from tests.bundles import (
@@ -913,6 +913,29 @@ def test_no_more_than_a_few_heads_are_kept() -> None:
         head = json.dumps({"id": str(number), "inputs": [binary("a", [1], 4, "INT32")]}).encode()
         assert reader.read(head + b"\1\0\0\0", len(head), 0.0).id == str(number)
     assert len(reader._known) <= 64
+
+
+def test_numbers_of_a_body_that_came_in_pieces_are_not_copied_again() -> None:
+    graph = Graph(
+        file="model.onnx",
+        inputs=(Tensor(name="a", datatype="FP64", shape=("n",)),),
+        outputs=(Tensor(name="y", datatype="FP64", shape=("n",)),),
+    )
+    reader = Reader(graph, batched=True)
+    numbers = np.random.default_rng(1).random(500)
+    for _ in range(2):  # the second time what was said before is known
+        for spaces in range(20):
+            head = json.dumps({"inputs": [binary("a", [500], 4000, "FP64")]}).encode() + b" " * spaces
+            sent = head + numbers.tobytes()
+            body = whole([sent[:30], sent[30:1000], sent[1000:]], len(head))
+            assert bytes(body) == sent
+            array = reader.read(body, len(head), 0.0).arrays["a"]
+            np.testing.assert_array_equal(array, numbers, strict=True)
+            assert np.shares_memory(array, np.frombuffer(body, np.uint8))
+    assert not any(isinstance(head, memoryview) for head in reader._known)  # each would keep its body
+    sent = numbers.tobytes()
+    assert whole([sent], 0) is sent
+    assert whole([sent[:1], sent[1:]], 0) == whole([sent[:1], sent[1:]], None) == sent
 
 
 def test_raw_bodies_of_one_size_are_alike_but_for_their_numbers() -> None:
