@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from service.bodies import Bodies
+from service.connections.polling import BusyPolling
 from service.errors import InferdError
 from service.machine import cpu_quota
 from service.metrics import Metrics
@@ -83,9 +84,10 @@ def create_app(
     """
     version = package_version("inferd")
     metrics = Metrics(version)
+    runs = runs or Runs(longest_s=settings.max_run_s)
     decoders = max(1, cpu_quota() // settings.processes)
     repository = Repository(
-        options=replace(LoadOptions.of(settings), runs=runs or Runs(longest_s=settings.max_run_s)),
+        options=replace(LoadOptions.of(settings), runs=runs),
         profiling=Profiling.of(settings),
         queue=QueueLimits(max_s=settings.max_queue_s, max_rows=max(1, settings.max_queue_rows // settings.processes)),
         metrics=metrics,
@@ -203,7 +205,14 @@ def create_app(
     _describe_keys(app, access)
     # Logs of accesses and traces are made of what passes the layers above.
     if not (settings.access_log or tracing):
-        app.state.quick = Express(calls, repository=repository, access=access, metrics=metrics, bodies=app.state.bodies)
+        app.state.quick = Express(
+            calls,
+            repository=repository,
+            access=access,
+            metrics=metrics,
+            bodies=app.state.bodies,
+            polling=BusyPolling(runs.are_none),
+        )
     return app
 
 

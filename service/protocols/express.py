@@ -21,6 +21,7 @@ from starlette.responses import Response
 from service.batching.records import Answer
 from service.bodies import Bodies
 from service.connections.exchanges import Exchange, Header
+from service.connections.polling import BusyPolling
 from service.errors import Cancelled, InferdError, Overloaded
 from service.metrics import Metrics
 from service.observability import identity_of, log_request, protocol_of, request_id
@@ -145,14 +146,23 @@ class Express:
         access: who may make them.
         metrics: where requests are counted,
         bodies: and what they hold.
+        polling: told of requests and answers.
     """
 
     def __init__(
-        self, calls: Sequence[Call], *, repository: Repository, access: Access, metrics: Metrics, bodies: Bodies
+        self,
+        calls: Sequence[Call],
+        *,
+        repository: Repository,
+        access: Access,
+        metrics: Metrics,
+        bodies: Bodies,
+        polling: BusyPolling,
     ) -> None:
         self.repository = repository
         self.metrics = metrics
         self.bodies = bodies
+        self.polling = polling
         self._access = access
         self._patterns = [(path.split("/"), call) for call in calls for path in call.paths]
         self._targets: dict[bytes, Target] = {}
@@ -178,6 +188,7 @@ class Express:
 
     def begin(self, found: Target, exchange: Exchange) -> bool:
         """Take a request, and answer it when its batch has run; False: it goes the long way, as if never seen here."""
+        self.polling.came()
         repository = self.repository
         if repository.is_draining or (model := repository.find(found.model, found.version)) is None:
             return False
@@ -394,3 +405,4 @@ class _Underway:
         express.metrics.count_request(self._target.protocol, status)
         headers = [*response.raw_headers, (b"x-request-id", self._identity.encode())]
         exchange.answer(status, headers, bytes(response.body), last=express.repository.is_draining)
+        express.polling.answered()
