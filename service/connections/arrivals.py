@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Final, Protocol
 
 MOST_PIECES: Final = 256
@@ -28,14 +29,16 @@ class Arrival:
         found: what it asks for; see `Quick.find`.
 
     Attributes:
+        since: when its head had come, on the clock of `time.monotonic`.
         pieces: what has come of its body.
         counted: so many bytes of them are counted.
     """
 
-    __slots__ = ("counted", "found", "pieces")
+    __slots__ = ("counted", "found", "pieces", "since")
 
     def __init__(self, found: object) -> None:
         self.found = found
+        self.since = time.monotonic()
         self.pieces: list[bytes] = []
         self.counted = 0
 

@@ -51,6 +51,7 @@ class Exchange:
         connection: on which.
         scope: of ASGI, as far as uvicorn has made it for an application: the headers, names in lower case.
         pieces: in which its body came.
+        since: when its head had come, on the clock of `time.monotonic`.
         keep_alive: whether the client may ask again on this connection.
 
     Attributes:
@@ -68,15 +69,19 @@ class Exchange:
         "response_complete",
         "response_started",
         "scope",
+        "since",
         "size",
         "waiting_for_100_continue",
     )
 
-    def __init__(self, connection: Connected, scope: Any, pieces: Sequence[bytes], *, keep_alive: bool) -> None:
+    def __init__(
+        self, connection: Connected, scope: Any, pieces: Sequence[bytes], since: float, *, keep_alive: bool
+    ) -> None:
         self.connection = connection
         self.scope = scope
         self.pieces = pieces
         self.size = sum(map(len, pieces))
+        self.since = since
         self.keep_alive = keep_alive
         self.disconnected = False
         # What uvicorn wants to know of a cycle.

@@ -340,6 +340,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self,
             self.scope,
             arrival.pieces,
+            arrival.since,
             keep_alive=self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive(),
         )
         arrival.let_go(self.bodies)

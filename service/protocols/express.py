@@ -198,9 +198,7 @@ class Express:
         underway = _Underway(self, found, exchange, model, headers)
         try:
             underway.admit(self._access)
-            work = found.call.prepare(
-                model, Sent(headers, found.query, exchange.pieces, exchange.size, time.monotonic())
-            )
+            work = found.call.prepare(model, Sent(headers, found.query, exchange.pieces, exchange.size, exchange.since))
             if work is None:
                 underway.hand_over()
                 return False

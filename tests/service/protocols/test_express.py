@@ -309,6 +309,20 @@ def test_a_body_that_comes_in_pieces_is_waited_for(tiny: Path, name: str) -> Non
     asyncio.run(main())
 
 
+def test_a_deadline_counts_from_the_head_on_both_ways(tiny: Path) -> None:
+    async def main() -> None:
+        async with serving(tiny) as served:
+            for milliseconds, status in (("1", 504), ("10000", 200)):
+                headers = {**_RIGHT, "x-request-timeout-ms": milliseconds}
+                slowly = await (await served.connect()).ask_slowly(INFER, headers, _BODY, 100)
+                long = await served.ask(INFER, headers, _BODY, short=False)
+                assert slowly.told == long.told
+                assert slowly.status == status
+            assert served.taken == [True, True]
+
+    asyncio.run(main())
+
+
 def test_binary_tensors_may_be_much_larger_than_what_is_parsed(models: Path) -> None:
     make_bare(models, graph=identity_graph(shape=("batch", 5000)))
     path = "/v2/models/bare/infer"
