@@ -169,6 +169,7 @@ class Express:
 
     def find(self, url: bytes) -> Target | None:
         """What a target comes to, if it is that of such a call."""
+        self.polling.came()  # the head of a request, that is
         target = self._targets.get(url)
         if target is None and (target := self._match(url)) is not None and len(url) <= _LONGEST_TARGET:
             if len(self._targets) >= _MOST_TARGETS:
@@ -188,7 +189,6 @@ class Express:
 
     def begin(self, found: Target, exchange: Exchange) -> bool:
         """Take a request, and answer it when its batch has run; False: it goes the long way, as if never seen here."""
-        self.polling.came()
         repository = self.repository
         if repository.is_draining or (model := repository.find(found.model, found.version)) is None:
             return False
