@@ -50,7 +50,7 @@ class Exchange:
     Args:
         connection: on which.
         scope: of ASGI, as far as uvicorn has made it for an application: the headers, names in lower case.
-        pieces: in which its body came.
+        pieces: in which its body came; whoever takes the request lets go of them.
         since: when its head had come, on the clock of `time.monotonic`.
         keep_alive: whether the client may ask again on this connection.
 

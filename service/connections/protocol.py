@@ -329,10 +329,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _waits_for(self, arrival: Arrival) -> bool:
         """Whether the rest of a body is waited for, of which some has come and is counted now."""
-        assert self.quick  # noqa: S101 - who else has found it?
-        if not arrival.counted and not self.quick.waits_for(arrival.found, self.headers):
-            return False
-        return arrival.hold(self.bodies)
+        quick = self.quick
+        is_awaited = arrival.counted or (quick and quick.waits_for(arrival.found, self.headers))
+        return bool(is_awaited) and arrival.hold(self.bodies)
 
     def _is_taken(self, arrival: Arrival) -> bool:
         """Whether a request that has come whole is answered without the application."""

@@ -70,7 +70,7 @@ class Sent(NamedTuple):
         query: parameters behind the path.
         pieces: in which the body came.
         size: of all of it, in bytes.
-        now: when it came, on the clock of `time.monotonic`.
+        now: when its head had come, on the clock of `time.monotonic`.
     """
 
     headers: Mapping[bytes, bytes]
@@ -168,8 +168,8 @@ class Express:
         self._targets: dict[bytes, Target] = {}
 
     def find(self, url: bytes) -> Target | None:
-        """What a target comes to, if it is that of such a call."""
-        self.polling.came()  # the head of a request, that is
+        """A request's head has come: what its target comes to, if it is that of such a call."""
+        self.polling.came()
         target = self._targets.get(url)
         if target is None and (target := self._match(url)) is not None and len(url) <= _LONGEST_TARGET:
             if len(self._targets) >= _MOST_TARGETS:
@@ -202,6 +202,7 @@ class Express:
             if work is None:
                 underway.hand_over()
                 return False
+            exchange.pieces = ()  # what is needed of them is in the work; both would be twice what is counted
             underway.start(work)
         except Exception as error:
             underway.fail(error)

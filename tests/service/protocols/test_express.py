@@ -495,6 +495,8 @@ def test_whoever_goes_away_is_not_waited_for(models: Path) -> None:
             await asyncio.sleep(0)
             goes.send("/v2/models/slow/infer", {}, body)
             await served.until(lambda: model.queued_rows() == 1)
+            assert served.app.state.bodies.held == 2 * len(body)
+            assert [one.cycle.pieces for one in served.connections] == [(), ()]  # nor is it held twice
             goes.writer.transport.abort()
             await served.until(lambda: model.queued_rows() == 0)
             assert served.metrics()[failures] == 1
